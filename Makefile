@@ -1,0 +1,80 @@
+# Everything runs in .venv, which the first target that needs it makes, and which is brought up to
+# date when setup.py, pyproject.toml, constraints.txt or this file has changed.
+
+PYTHON ?= python3
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+# The exact versions in constraints.txt are those of Python 3.11; others take the newest allowed.
+CONSTRAINTS ?= $(shell $(PYTHON) -c 'import sys; print("constraints.txt" if sys.version_info[:2] == (3, 11) else "")')
+EXTRAS := tune,nlb,dev
+# Installed without its dependencies: it demands a pandas that no supported Python can install.
+NLB_TOOLS := nlb_tools==0.0.4
+# What `make constraints` is given, beside the bounds in setup.py.
+PINNED := torch==2.13.0
+
+# What another project's environment may have set.
+unexport PYTHONPATH PYTHONHOME PYTHONSTARTUP VIRTUAL_ENV
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run test test-slow lint format types constraints clean
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/\1|\2/' | \
+	  awk -F'|' '{ printf "  make %-12s %s\n", $$1, $$2 }'
+
+setup: $(STAMP) ## make or update the environment in .venv
+
+# The stamp is written last and holds the path of the checkout. Without it (a set-up that was
+# interrupted, a checkout that was moved) the environment is made from scratch, else updated.
+ifneq ($(shell cat $(STAMP) 2>/dev/null),$(CURDIR))
+.PHONY: $(STAMP)
+endif
+$(STAMP): setup.py pyproject.toml constraints.txt Makefile
+	@[ "$$(cat $@ 2>/dev/null)" = "$(CURDIR)" ] && $(BIN)/python -m pip --version >/dev/null 2>&1 \
+	  || $(PYTHON) -m venv --clear $(VENV)
+	@echo "Installing into $(VENV) (this takes minutes the first time)"
+	$(BIN)/python -m pip install --quiet $(if $(strip $(CONSTRAINTS)),-c $(CONSTRAINTS)) -e ".[$(EXTRAS)]"
+	$(BIN)/python -m pip install --quiet --no-deps $(NLB_TOOLS)
+	@echo "$(CURDIR)" > $@
+
+run: $(STAMP) ## train a model; ARGS="..." is handed to scripts/run_single.py
+	$(BIN)/python scripts/run_single.py $(ARGS)
+
+# One thread: on few cores, a pool of threads waits more than it works at the size of the tests.
+test: $(STAMP) ## run the fast tests; ARGS="..." is handed to pytest
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest $(ARGS)
+
+test-slow: $(STAMP) ## run the slow tests; ARGS="..." is handed to pytest
+	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -m slow --timeout=600 $(ARGS); status=$$?; \
+	if [ $$status -eq 5 ]; then echo "There is no slow test."; else exit $$status; fi
+
+lint: $(STAMP) ## check style and format
+	$(BIN)/python -m ruff check
+	$(BIN)/python -m ruff format --check
+
+format: $(STAMP) ## mend style and format
+	$(BIN)/python -m ruff check --fix
+	$(BIN)/python -m ruff format
+
+types: $(STAMP) ## check the types
+	$(BIN)/python -m mypy
+
+# Needs Python 3.11. Local version labels (torch's +cpu) are cut off, so that any build satisfies them.
+constraints: ## write constraints.txt anew, with the newest versions that setup.py allows
+	@set -e; tmp=$$(mktemp -d); trap 'rm -rf "$$tmp"' EXIT; \
+	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info[:2] == (3, 11) else "Python 3.11 is needed")'; \
+	$(PYTHON) -m venv "$$tmp/venv"; \
+	"$$tmp/venv/bin/python" -m pip install --quiet "$(PINNED)" -e ".[$(EXTRAS)]"; \
+	"$$tmp/venv/bin/python" -m pip install --quiet --no-deps "$(NLB_TOOLS)"; \
+	{ echo "# Exact versions of the reference environment (Python 3.11 on Linux)."; \
+	  echo "# Written by \`make constraints\`; do not edit."; \
+	  "$$tmp/venv/bin/python" -m pip list --format=freeze --exclude pip --exclude lfads_torch \
+	    | sed 's/+.*//'; } > "$$tmp/constraints.txt"; \
+	cp "$$tmp/constraints.txt" constraints.txt
+
+clean: ## remove the environment, caches and build outputs; runs/ stays
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -not -path './runs/*' -prune -exec rm -rf {} +

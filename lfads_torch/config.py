@@ -1,0 +1,386 @@
+"""Configurations: from YAML files and overrides to one complete, checked configuration.
+
+The packaged configurations are found from this package, a user's own from wherever they are.
+Sizes that the data impose are read from the data files.
+"""
+
+import difflib
+import glob
+import inspect
+import os
+import re
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from lfads_torch.utils import flatten
+
+PACKAGE = Path(__file__).resolve().parent
+_HYDRA_KEYS = ("_target_", "_convert_", "_recursive_", "_partial_", "_args_")
+
+
+def packaged_configs() -> Path:
+    """Return the folder of the configurations that come with the library."""
+    installed = PACKAGE / "configs"
+    return installed if installed.is_dir() else PACKAGE.parent / "configs"
+
+
+def register_resolvers() -> None:
+    """Make ``${relpath:…}``, ``${max:…}`` and ``${sum:…}`` known to OmegaConf.
+
+    ``relpath`` finds a path or glob pattern that is relative to the checkout, to the package or
+    to the current folder, in this order.
+    """
+    OmegaConf.register_new_resolver("relpath", _relpath, replace=True)
+    OmegaConf.register_new_resolver("max", lambda *numbers: max(numbers), replace=True)
+    OmegaConf.register_new_resolver("sum", lambda *numbers: sum(numbers), replace=True)
+
+
+def _relpath(path: str) -> str:
+    folders = (PACKAGE.parent, PACKAGE, Path.cwd())
+    candidates = [os.path.normpath(folder / path) for folder in folders]
+    return next(filter(glob.glob, candidates), candidates[0])
+
+
+def find_config(config_path: str | Path) -> Path:
+    """Return the absolute path of a configuration file.
+
+    It may be absolute, relative to the current folder, relative to the package's folder (as the
+    published implementation has it), or name a packaged file; tried in this order.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is none.
+    """
+    candidates = [Path.cwd() / config_path, PACKAGE / config_path]
+    candidates.append(packaged_configs() / Path(config_path).name)
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate.resolve()
+    raise FileNotFoundError(
+        f"There is no configuration {str(config_path)!r}: neither of "
+        f"{[str(candidate) for candidate in candidates]} exists."
+    )
+
+
+def format_overrides(overrides: Mapping[str, Any] | Sequence[str]) -> list[str]:
+    """Turn nested or dotted overrides into Hydra's ``key=value``, with values quoted as needed.
+
+    Sequences of ready-made overrides are returned as they are.
+    """
+    if not isinstance(overrides, Mapping):
+        return list(overrides)
+    return [f"{key}={_hydra_value(value)}" for key, value in flatten(overrides).items()]
+
+
+def _hydra_value(value: Any) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{key}:{_hydra_value(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list | tuple | ListConfig):
+        return "[" + ",".join(_hydra_value(item) for item in value) + "]"
+    if isinstance(value, int | float):
+        return repr(value)
+    text = str(value)
+    if re.fullmatch(r"[\w./:@%+-]+", text) or re.fullmatch(r"\$\{[\w.:,/-]+\}", text):
+        return text
+    # Backslashes count only in front of quotes.
+    escaped = re.sub(r'(\\*)"', lambda found: found.group(1) * 2 + '\\"', text)
+    escaped = re.sub(r"(\\+)$", lambda found: found.group(1) * 2, escaped)
+    return f'"{escaped}"'
+
+
+def compose(
+    config_path: str | Path = "../configs/single.yaml",
+    overrides: Mapping[str, Any] | Sequence[str] = (),
+    config_dir: str | Path | None = None,
+) -> DictConfig:
+    """Compose a configuration, fill in what the data impose, and check it.
+
+    Parameters
+    ----------
+    config_path
+        The primary configuration, see :func:`find_config`. Its folder is searched first for
+        groups (``model/…``), the packaged folder behind it.
+    overrides
+        Nested or dotted dictionary, or Hydra's ``key=value`` strings.
+    config_dir
+        A folder of one's own that is searched before everything else, for groups and, where it
+        has one, for the primary configuration.
+
+    Returns
+    -------
+    DictConfig
+        Without interpolations and missing values.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the configuration, the folder or the data are not there.
+    ValueError
+        If a key or an option is unknown, missing or contradicts the data.
+    """
+    register_resolvers()
+    primary = find_config(config_path)
+    folders = [primary.parent, packaged_configs()]
+    if config_dir is not None:
+        own = Path(config_dir).resolve()
+        if not own.is_dir():
+            raise FileNotFoundError(f"There is no folder of configurations {config_dir}.")
+        folders.insert(0, own)
+        if (own / primary.name).is_file():
+            primary = own / primary.name
+    with tempfile.TemporaryDirectory() as main:
+        # Hydra looks in the folder of the primary configuration before all others.
+        shutil.copy(primary, main)
+        config = _compose(Path(main), primary.stem, format_overrides(overrides), folders)
+    try:
+        OmegaConf.resolve(config)
+    except OmegaConfBaseException as error:
+        raise ValueError(f"The configuration {primary} cannot be resolved: {error}") from error
+    _modernise_trainer(config)
+    infer_dimensions(config)
+    _check_complete(config)
+    _check_keys(config)
+    _warn_if_unregularised(config)
+    return config
+
+
+def _compose(main: Path, name: str, overrides: list[str], folders: Sequence[Path]) -> DictConfig:
+    search = ",".join(f'"file://{folder}"' for folder in dict.fromkeys(folders))
+    outer = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    try:
+        with hydra.initialize_config_dir(str(main), version_base="1.3"):
+            return hydra.compose(name, [f"hydra.searchpath=[{search}]", *overrides])
+    except (HydraException, OmegaConfBaseException) as error:
+        message = str(error).split("\nConfig search path")[0].strip()
+        cause = f" ({error.__cause__})" if error.__cause__ else ""
+        raise ValueError(
+            f"The configuration cannot be composed: {message}{cause}\nOverrides: {overrides}. "
+            f"Folders searched: {[str(folder) for folder in folders]}."
+        ) from error
+    finally:
+        GlobalHydra.instance().hydra = outer
+
+
+# ---------------------------------------------------------------- what the data impose
+
+
+def infer_dimensions(config: DictConfig) -> None:
+    """Fill in the sizes that the data impose and check those that are given, in place.
+
+    These are ``model.{encod_data_dim, encod_seq_len, recon_seq_len, ext_input_dim}``, the
+    features of read-ins and read-outs (as many as channels times parameters of the
+    reconstruction), ``recon_dim`` and ``datamodule.dm_ic_enc_seq_len``. Data modules without a
+    ``datafile_pattern`` are left alone.
+
+    Raises
+    ------
+    ValueError
+        If a given size is not that of the data.
+    """
+    from lfads_torch.datamodules import find_session_files, session_shapes
+
+    model, datamodule = config.get("model"), config.get("datamodule")
+    if not isinstance(model, DictConfig) or not isinstance(datamodule, DictConfig):
+        raise ValueError(
+            "The configuration needs a model and a datamodule: choose them, as in "
+            "model=generic datamodule=generic datamodule.datafile_pattern=FILE."
+        )
+    if "datafile_pattern" not in datamodule:
+        return
+    if OmegaConf.is_missing(datamodule, "datafile_pattern") or not datamodule.datafile_pattern:
+        raise ValueError(
+            "datamodule.datafile_pattern is missing: give the path of an HDF5 file, or a pattern "
+            "that matches one file for each session."
+        )
+    files = find_session_files(datamodule.datafile_pattern)
+    sessions = [(path, session_shapes(path)) for path in files]
+    OmegaConf.set_struct(config, False)
+    readins = _per_session(model, "readin", len(files))
+    readouts = _per_session(model, "readout", len(files))
+    recons = _per_session(model, "reconstruction", len(files))
+
+    for i, (path, shapes) in enumerate(sessions):
+        _settle(model, "model.encod_seq_len", shapes.n_encod_bins, path)
+        _settle(model, "model.recon_seq_len", shapes.n_recon_bins, path)
+        if readins:
+            readin, key = readins[i], f"model.readin.{i}"
+            if _takes(readin, "in_features"):
+                _settle(readin, f"{key}.in_features", shapes.n_encod_channels, path)
+            elif str(readin.get("_target_")).endswith(".Identity"):
+                _settle(model, "model.encod_data_dim", shapes.n_encod_channels, path)
+        n_params = 1
+        if recons:
+            recon = recons[i]
+            if _takes(recon, "recon_dim"):
+                key = f"model.reconstruction.{i}.recon_dim"
+                _settle(recon, key, shapes.n_recon_channels, path)
+            n_params = hydra.utils.instantiate(recon).n_params
+        if readouts:
+            readout, key = readouts[i], f"model.readout.modules.{i}"
+            if _takes(readout, "in_features"):
+                readout.setdefault("in_features", model.get("fac_dim"))
+            if _takes(readout, "out_features"):
+                width = shapes.n_recon_channels * n_params
+                _settle(readout, f"{key}.out_features", width, path, f" x {n_params} parameters")
+        elif _takes(model.get("readout"), "recon_params"):
+            _settle(model.readout, "model.readout.recon_params", n_params, path)
+        if shapes.n_ext_inputs or model.get("ext_input_dim") is None:
+            if model.get("ext_input_dim") != 0:
+                _settle(model, "model.ext_input_dim", shapes.n_ext_inputs, path)
+        elif model.ext_input_dim:
+            raise ValueError(
+                f"model.ext_input_dim = {model.ext_input_dim}, but {path} has no train_ext_input: "
+                f"add it to the file, or set model.ext_input_dim to 0."
+            )
+    if _takes(datamodule, "dm_ic_enc_seq_len"):
+        t_ic = model.get("ic_enc_seq_len", 0)
+        if datamodule.setdefault("dm_ic_enc_seq_len", t_ic) != t_ic:
+            raise ValueError(
+                f"datamodule.dm_ic_enc_seq_len = {datamodule.dm_ic_enc_seq_len}, but "
+                f"model.ic_enc_seq_len = {t_ic}: they must be equal. Leave the former out."
+            )
+    OmegaConf.set_struct(config, True)
+
+
+def _per_session(model: DictConfig, name: str, n_sessions: int) -> list[DictConfig]:
+    """Return the configurations of a part, one a session; none if one object makes them all."""
+    node = model.get(name)
+    if isinstance(node, DictConfig) and isinstance(node.get("recon"), DictConfig):
+        return [node.recon] * n_sessions
+    if isinstance(node, DictConfig):
+        node = node.get("modules")
+    if not isinstance(node, ListConfig):
+        return []
+    if len(node) != n_sessions:
+        raise ValueError(
+            f"model.{name} has {len(node)} entries, but datamodule.datafile_pattern matches "
+            f"{n_sessions} file(s): one entry for each session is needed."
+        )
+    return list(node)
+
+
+def _takes(node: Any, argument: str) -> bool:
+    """Tell whether what a configuration makes takes an argument."""
+    if not isinstance(node, DictConfig) or "_target_" not in node:
+        return False
+    return argument in inspect.signature(_locate(node._target_, "_target_")).parameters
+
+
+def _settle(node: DictConfig, key: str, found: int, path: Path, unit: str = "") -> None:
+    """Set the last part of ``key`` in ``node`` to what was found, or check that it is that."""
+    name = key.rpartition(".")[2]
+    if node.get(name) is None:
+        node[name] = found
+    elif node[name] != found:
+        what = f" (channels{unit})" if unit else ""
+        raise ValueError(
+            f"{key} = {node[name]}, but the data in {path} ask for {found}{what}. Leave {key} out "
+            f"to have it read from the data, or choose another file."
+        )
+
+
+# ---------------------------------------------------------------- checks
+
+
+def _locate(target: str, key: str) -> Any:
+    try:
+        return hydra.utils.get_object(target)
+    except Exception as error:
+        raise ValueError(f"{key} = {target!r} cannot be imported: {error}") from error
+
+
+def _targets(node: Any, key: str = "") -> Iterator[tuple[str, DictConfig]]:
+    """Yield every node that makes an object, with its key."""
+    if isinstance(node, DictConfig):
+        if "_target_" in node:
+            yield key, node
+        for name in node:
+            yield from _targets(node[name], f"{key}.{name}".lstrip("."))
+    elif isinstance(node, ListConfig):
+        for i, item in enumerate(node):
+            yield from _targets(item, f"{key}.{i}")
+
+
+def _check_complete(config: DictConfig) -> None:
+    missing = sorted(OmegaConf.missing_keys(config))
+    if missing:
+        raise ValueError(f"The configuration leaves out {', '.join(missing)}: give their values.")
+
+
+def _check_keys(config: DictConfig) -> None:
+    """Raise a ValueError for arguments that are unknown, or that the model lacks."""
+    # A logger that cannot be made is no reason not to train: see run_model.
+    checked = OmegaConf.masked_copy(config, [name for name in config if name != "logger"])
+    for key, node in _targets(checked):
+        signature = inspect.signature(_locate(node._target_, f"{key}._target_"))
+        parameters = signature.parameters
+        if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+            continue
+        for name in (str(name) for name in node if name not in _HYDRA_KEYS):
+            if name not in parameters:
+                near = difflib.get_close_matches(name, parameters, n=1)
+                hint = f" Did you mean {near[0]}?" if near else ""
+                raise ValueError(
+                    f"{key}.{name} is no argument of {node._target_}.{hint} It takes: "
+                    f"{', '.join(parameters)}."
+                )
+        if key == "model":
+            lacking = [
+                name
+                for name, parameter in parameters.items()
+                if parameter.default is parameter.empty and node.get(name, None) is None
+            ]
+            if lacking:
+                raise ValueError(
+                    f"The model's configuration leaves out {', '.join(lacking)}. Start from the "
+                    f"packaged model/base.yaml (defaults: [base, _self_]), which has them all."
+                )
+
+
+def _modernise_trainer(config: DictConfig) -> None:
+    """Translate the trainer's arguments of Lightning 1.6 that are gone, with a warning."""
+    trainer = config.get("trainer")
+    if not isinstance(trainer, DictConfig):
+        return
+    gone = ("gpus", "track_grad_norm", "weights_summary", "progress_bar_refresh_rate",
+            "resume_from_checkpoint", "checkpoint_callback", "auto_select_gpus")
+    with open_dict(trainer):
+        dropped = {name: trainer.pop(name) for name in gone if name in trainer}
+        if not dropped:
+            return
+        if "gpus" in dropped:
+            trainer.setdefault("accelerator", "gpu" if dropped["gpus"] else "cpu")
+            trainer.setdefault("devices", dropped["gpus"] or 1)
+    warnings.warn(
+        f"Today's Lightning has no trainer.{', trainer.'.join(dropped)}: they are ignored"
+        f"{' except that gpus chooses the accelerator' if 'gpus' in dropped else ''}.",
+        stacklevel=3,
+    )
+
+
+def _warn_if_unregularised(config: DictConfig) -> None:
+    model = config.model
+    scales = [name for name in model if re.fullmatch(r"(l2|kl)_\w+_scale", str(name))]
+    if scales and model.get("variational") and not any(model[name] for name in scales):
+        warnings.warn(
+            "All L2 and KL scales of the model are 0: it trains without regularisation. This file "
+            "is meant for sweeps; for a single run set, say, model.kl_ic_scale=1e-5 "
+            "model.kl_co_scale=1e-5, or use model=generic.",
+            stacklevel=3,
+        )

@@ -1,0 +1,63 @@
+"""The terms of the loss, and how they add up (Pandarinath et al. 2018; Sussillo et al. 2016).
+
+    L = loss_scale · (recon + ramp_l2 · l2 + ramp_kl · (kl_ic + kl_co))
+
+Pure functions of tensors and numbers.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+def ramp(epoch: int, start: int, increase: int) -> float:
+    """Return how much of a penalty applies in an epoch: clip((epoch + 1 - start)/(increase + 1)).
+
+    Rises linearly from epoch ``start`` on and reaches 1 after ``increase`` further epochs; epochs
+    count from 0.
+    """
+    return min(max((epoch + 1 - start) / (increase + 1), 0.0), 1.0)
+
+
+def reduce_recon(losses: Tensor, mean: bool) -> Tensor:
+    """Reduce losses (B, T, N) to a scalar.
+
+    The mean over everything, or the sum over bins and channels averaged over trials.
+    """
+    return losses.mean() if mean else losses.sum(dim=(1, 2)).mean()
+
+
+class LossTerms(NamedTuple):
+    """The terms of one batch, each a scalar."""
+
+    recon_sessions: dict[int, Tensor]
+    """Reconstruction loss of each session."""
+    l2: Tensor
+    """L2 penalty, scaled, without its ramp."""
+    kl_ic: Tensor
+    """KL divergence of the initial condition, scaled, without its ramp."""
+    kl_co: Tensor
+    """KL divergence of the controller output, scaled, without its ramp."""
+    l2_ramp: float
+    """Between 0 and 1."""
+    kl_ramp: float
+    """Between 0 and 1."""
+    loss_scale: float
+    """Multiplies the sum of everything."""
+
+    @property
+    def recon(self) -> Tensor:
+        """Mean of the reconstruction losses over sessions."""
+        return torch.stack(list(self.recon_sessions.values())).mean()
+
+    @property
+    def kl(self) -> Tensor:
+        """Both divergences together, scaled, without their ramp."""
+        return self.kl_ic + self.kl_co
+
+    @property
+    def total(self) -> Tensor:
+        """What is minimised."""
+        penalties = self.l2_ramp * self.l2 + self.kl_ramp * self.kl
+        return self.loss_scale * (self.recon + penalties)

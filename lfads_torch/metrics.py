@@ -1,0 +1,160 @@
+"""How well a model does, in numbers that compare between models."""
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def r2_score(preds: Tensor, targets: Tensor) -> Tensor:
+    """Return the coefficient of determination, averaged over channels.
+
+    Parameters
+    ----------
+    preds, targets
+        (..., N); every axis but the last is a sample. Channels that do not vary are left out.
+
+    Returns
+    -------
+    Tensor
+        A scalar of at most 1; NaN if no channel varies.
+    """
+    preds, targets = preds.flatten(0, -2), targets.flatten(0, -2)
+    total = ((targets - targets.mean(dim=0)) ** 2).sum(dim=0)
+    residual = ((targets - preds) ** 2).sum(dim=0)
+    return (1 - residual / total)[total > 0].mean()
+
+
+def bits_per_spike(preds: Tensor, targets: Tensor) -> Tensor:
+    r"""Return how many bits each spike is better predicted than by a constant rate.
+
+    :math:`(\mathrm{NLL}_{null} - \mathrm{NLL}_{model}) / (\log 2 · Σ counts)` with Poisson
+    likelihoods, where the null's rate is each channel's mean (Pei et al. 2021, the Neural Latents
+    Benchmark). Terms that do not depend on the rate cancel.
+
+    Parameters
+    ----------
+    preds
+        (B, T, N) log rates in spikes per bin.
+    targets
+        (B, T, N) spike counts; samples that are NaN are left out.
+
+    Returns
+    -------
+    Tensor
+        A scalar; NaN if there is no spike.
+    """
+    observed = ~targets.isnan()
+    counts = torch.where(observed, targets, torch.zeros_like(targets))
+    n_observed = observed.sum(dim=(0, 1), keepdim=True).clamp(min=1)
+    null = (counts.sum(dim=(0, 1), keepdim=True) / n_observed).expand_as(counts)
+    nll_null = F.poisson_nll_loss(null, counts, log_input=False, reduction="none")
+    nll_model = F.poisson_nll_loss(preds, counts, reduction="none")
+    return ((nll_null - nll_model) * observed).sum() / (math.log(2) * counts.sum())
+
+
+def regional_bits_per_spike(
+    preds: Tensor, targets: Tensor, encod_data_dim: int, encod_seq_len: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the bits per spike of what the encoder saw, of held-out channels and of later bins.
+
+    Parameters
+    ----------
+    preds, targets
+        (B, T_rec, N) log rates and spike counts.
+    encod_data_dim, encod_seq_len
+        N_enc and T_enc.
+
+    Returns
+    -------
+    tuple of Tensor
+        ``bps`` (encoded channels and bins), ``co_bps`` (co-smoothing: the other channels in the
+        encoded bins) and ``fp_bps`` (forward prediction: all channels in the later bins); NaN for
+        a region that is empty.
+    """
+    n, t = encod_data_dim, encod_seq_len
+    return (
+        bits_per_spike(preds[:, :t, :n], targets[:, :t, :n]),
+        bits_per_spike(preds[:, :t, n:], targets[:, :t, n:]),
+        bits_per_spike(preds[:, t:], targets[:, t:]),
+    )
+
+
+class ExpSmoothedMetric:
+    """A mean over each epoch, smoothed exponentially over epochs: s ← coef · s + (1 - coef) · x.
+
+    It starts at the first epoch's mean. Its memory belongs into the checkpoint: see
+    :meth:`state_dict`.
+
+    Parameters
+    ----------
+    coef
+        Weight of the past.
+    """
+
+    def __init__(self, coef: float = 0.3) -> None:
+        self.coef = coef
+        self.smoothed: float | None = None
+        self.reset()
+
+    def update(self, value: Tensor | float, batch_size: int = 1) -> None:
+        """Add a batch's mean, weighted with the number of its trials."""
+        self.total += float(value) * batch_size
+        self.count += batch_size
+
+    def compute(self) -> float:
+        """End the epoch: smooth its mean, forget its batches, and return the smoothed value.
+
+        NaN if there was neither a batch nor an earlier epoch.
+        """
+        if self.count:
+            mean = self.total / self.count
+            past = mean if self.smoothed is None else self.smoothed
+            self.smoothed = self.coef * past + (1 - self.coef) * mean
+        self.reset()
+        return math.nan if self.smoothed is None else self.smoothed
+
+    def reset(self) -> None:
+        """Forget the batches of this epoch, but not the earlier epochs."""
+        self.total = 0.0
+        self.count = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what has to be saved to go on after an epoch."""
+        return {"smoothed": self.smoothed}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what :meth:`state_dict` returned."""
+        self.smoothed = state["smoothed"]
+        self.reset()
+
+
+class EpochMeans:
+    """Weighted means of named values over the steps of an epoch.
+
+    A value that belongs to a session is averaged within its session first; then the mean is taken
+    over sessions, whatever their sizes. Values that are NaN (bits per spike of a batch without
+    spikes, say) are left out. Nothing is copied from the device before :meth:`compute`.
+    """
+
+    def __init__(self) -> None:
+        self._sums: dict[str, dict[int | None, tuple[Tensor, Tensor]]] = {}
+
+    def update(
+        self, name: str, value: Tensor | float, weight: int = 1, session: int | None = None
+    ) -> None:
+        """Add a scalar, weighted with the number of trials that it is a mean of."""
+        value = torch.as_tensor(value).detach()
+        weights = weight * ~value.isnan()
+        sums = self._sums.setdefault(name, {})
+        total, count = sums.get(session, (torch.zeros_like(value), torch.zeros_like(weights)))
+        sums[session] = (total + value.nan_to_num(nan=0.0) * weights, count + weights)
+
+    def compute(self) -> dict[str, Tensor]:
+        """Return the mean of every name; NaN where there was no value."""
+        return {
+            name: torch.stack([total / count for total, count in sums.values()]).nanmean()
+            for name, sums in self._sums.items()
+        }

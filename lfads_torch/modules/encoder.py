@@ -1,0 +1,106 @@
+"""From the data to the posterior of the initial condition and the controller's inputs."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lfads_torch.modules.initializers import init_linear_
+from lfads_torch.modules.recurrent import BidirectionalClippedGRU
+
+
+class Encoder(nn.Module):
+    """Bidirectional encoders of the initial condition (IC) and of the controller inputs (CI).
+
+    With ``ic_enc_seq_len`` > 0 the first bins feed the IC encoder alone and the others the CI
+    encoder alone, so that the initial condition cannot see the future; otherwise both see
+    everything (Sussillo et al. 2016, arXiv 1608.06315; Keshtkaran & Pandarinath 2019).
+
+    To replace it, keep :meth:`forward` and :meth:`recurrent_weights`.
+
+    Parameters
+    ----------
+    encod_data_dim, encod_seq_len, recon_seq_len, ic_enc_seq_len
+        N_enc, T_enc, T_rec, T_ic.
+    ic_enc_dim, ci_enc_dim
+        Units of each direction of the encoders.
+    ci_lag
+        Bins by which the controller lags behind the forward encoder and precedes the backward one.
+    ic_dim
+        Dimensions of the initial condition.
+    ic_post_var_min
+        Added to the variance of the initial condition's posterior.
+    dropout_rate, cell_clip
+        Dropout, and the largest magnitude of a recurrent state.
+    use_con
+        Whether there is a controller to feed.
+    """
+
+    def __init__(
+        self,
+        *,
+        encod_data_dim: int,
+        encod_seq_len: int,
+        recon_seq_len: int,
+        ic_enc_seq_len: int,
+        ic_enc_dim: int,
+        ci_enc_dim: int,
+        ci_lag: int,
+        ic_dim: int,
+        ic_post_var_min: float,
+        dropout_rate: float,
+        cell_clip: float,
+        use_con: bool,
+    ) -> None:
+        super().__init__()
+        self.encod_seq_len = encod_seq_len
+        self.recon_seq_len = recon_seq_len
+        self.ic_enc_seq_len = ic_enc_seq_len
+        self.ci_lag = ci_lag
+        self.ic_post_var_min = ic_post_var_min
+        self.use_con = use_con
+        self.dropout = nn.Dropout(dropout_rate)
+        self.ic_enc_h0 = nn.Parameter(torch.zeros(2, 1, ic_enc_dim))
+        self.ic_enc = BidirectionalClippedGRU(encod_data_dim, ic_enc_dim, cell_clip)
+        self.ic_linear = nn.Linear(2 * ic_enc_dim, 2 * ic_dim)
+        init_linear_(self.ic_linear)
+        if use_con:
+            self.ci_enc_h0 = nn.Parameter(torch.zeros(2, 1, ci_enc_dim))
+            self.ci_enc = BidirectionalClippedGRU(encod_data_dim, ci_enc_dim, cell_clip)
+
+    def forward(self, data: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Encode data (B, T_enc, N_enc).
+
+        Returns the mean and standard deviation of the initial condition's posterior, each
+        (B, ic_dim), and the controller inputs (B, T_rec, 2 ci_enc_dim); the latter have no
+        channels without a controller.
+        """
+        data = self.dropout(data)
+        n_trials, t_ic = len(data), self.ic_enc_seq_len
+        ic_data, ci_data = (data[:, :t_ic], data[:, t_ic:]) if t_ic else (data, data)
+
+        _, finals = self.ic_enc(ic_data, self.ic_enc_h0.expand(-1, n_trials, -1))
+        ic_params = self.ic_linear(self.dropout(torch.cat(finals, dim=1)))
+        ic_mean, ic_logvar = ic_params.chunk(2, dim=1)
+        ic_std = torch.sqrt(torch.exp(ic_logvar) + self.ic_post_var_min)
+
+        if not self.use_con:
+            return ic_mean, ic_std, data.new_zeros(n_trials, self.recon_seq_len, 0)
+
+        states, _ = self.ci_enc(ci_data, self.ci_enc_h0.expand(-1, n_trials, -1))
+        ci = torch.cat([_shift(states[0], self.ci_lag), _shift(states[1], -self.ci_lag)], dim=2)
+        ci = F.pad(ci, (0, 0, t_ic, self.recon_seq_len - self.encod_seq_len))
+        return ic_mean, ic_std, ci
+
+    def recurrent_weights(self) -> dict[str, list[Tensor]]:
+        """Return the matrices that ``l2_ic_enc_scale`` and ``l2_ci_enc_scale`` penalise."""
+        weights = {"ic_enc": self.ic_enc.recurrent_weights()}
+        if self.use_con:
+            weights["ci_enc"] = self.ci_enc.recurrent_weights()
+        return weights
+
+
+def _shift(states: Tensor, lag: int) -> Tensor:
+    """Delay states (B, T, H) by ``lag`` bins (advance them if negative), with zeros at the end."""
+    n_bins = states.shape[1]
+    padded = F.pad(states, (0, 0, max(lag, 0), max(-lag, 0)))
+    return padded[:, :n_bins] if lag >= 0 else padded[:, -n_bins:]

@@ -1,0 +1,275 @@
+"""Likelihoods of the data given the read-out: what "reconstruction" means.
+
+To add one, subclass :class:`Reconstruction`: set ``n_params`` and write ``compute_loss`` and
+``compute_means``. Shapes: B trials, T bins, N channels, P = ``n_params``.
+"""
+
+import copy
+import math
+import warnings
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.distributions import Gamma as GammaDistribution
+
+
+class Reconstruction(nn.Module, ABC):
+    """What a reconstruction must offer, and what it may."""
+
+    n_params: int
+    """Parameters of the distribution of one sample."""
+
+    def reshape_output_params(self, output_params: Tensor) -> Tensor:
+        """Turn the read-out (B, T, P·N), P blocks of N channels, into (B, T, N, P)."""
+        if output_params.shape[-1] % self.n_params:
+            raise ValueError(
+                f"model.readout gives {output_params.shape[-1]} features, which is no multiple of "
+                f"the {self.n_params} parameters that {type(self).__name__} needs per channel: "
+                f"set its out_features to {self.n_params} x channels."
+            )
+        return torch.stack(output_params.chunk(self.n_params, dim=-1), dim=-1)
+
+    @abstractmethod
+    def compute_loss(self, data: Tensor, output_params: Tensor) -> Tensor:
+        """Return the loss (B, T, N) of each sample of data (B, T, N) given its parameters.
+
+        Parameters
+        ----------
+        data
+            (B, T, N) observed samples.
+        output_params
+            (B, T, N, P).
+        """
+
+    @abstractmethod
+    def compute_means(self, output_params: Tensor) -> Tensor:
+        """Return the distribution's mean (B, T, N), in units of the data."""
+
+    def compute_l2(self) -> Tensor | float:
+        """Return a penalty on parameters of its own, which is added to the L2 penalty."""
+        return 0.0
+
+    def spike_log_rates(self, output_params: Tensor) -> Tensor | None:
+        """Return the log rates (B, T, N) if the data are spike counts, and otherwise None.
+
+        Bits per spike are reported only where there are log rates.
+        """
+        return None
+
+    def check_data(self, data: Tensor) -> None:
+        """Raise a ValueError if samples, NaN apart, lie where the likelihood is zero."""
+        return None
+
+
+class Poisson(Reconstruction):
+    r"""Spike counts with log rate x: :math:`e^x - kx + \log k!`, by Stirling's formula for k > 1."""
+
+    n_params = 1
+
+    def compute_loss(self, data: Tensor, output_params: Tensor) -> Tensor:
+        """Return the negative log-likelihood in nats, including its constant term."""
+        return F.poisson_nll_loss(output_params[..., 0], data, full=True, reduction="none")
+
+    def compute_means(self, output_params: Tensor) -> Tensor:
+        """Return the rates in spikes per bin."""
+        return torch.exp(output_params[..., 0])
+
+    def spike_log_rates(self, output_params: Tensor) -> Tensor:
+        """Return the log rates."""
+        return output_params[..., 0]
+
+    def check_data(self, data: Tensor) -> None:
+        """Refuse negative counts, and warn of counts that are not whole."""
+        if (data < 0).any():
+            raise ValueError(
+                f"{type(self).__name__} models spike counts, which are not negative, but the "
+                f"lowest value is {_nan_min(data):g}. Give spikes per bin, or choose another "
+                f"reconstruction (Gaussian or MSE, say)."
+            )
+        fractional = data.isfinite() & (data != data.round())
+        if fractional.any():
+            warnings.warn(
+                f"{type(self).__name__} models spike counts, but {fractional.float().mean():.1%} of "
+                f"the values are not whole (the first is {data[fractional][0]:g}). If these are "
+                f"rates, multiply them by the bin width.",
+                stacklevel=2,
+            )
+
+
+class PoissonBPS(Poisson):
+    r"""Poisson loss in bits per spike below a constant rate.
+
+    The loss of :class:`Poisson` minus that of the channel's mean rate over the batch's trials and
+    bins, divided by log 2 times the batch's mean count: its mean is minus the bits per spike, so
+    that losses compare between data sets.
+    """
+
+    def compute_loss(self, data: Tensor, output_params: Tensor) -> Tensor:
+        """Return the loss in bits per spike."""
+        null_rates = data.mean(dim=(0, 1), keepdim=True).expand_as(data)
+        null = F.poisson_nll_loss(null_rates, data, log_input=False, full=True, reduction="none")
+        return (super().compute_loss(data, output_params) - null) / (math.log(2) * data.mean())
+
+
+class MSE(Reconstruction):
+    """Squared error: a normal distribution of fixed variance, up to constants."""
+
+    n_params = 1
+
+    def compute_loss(self, data: Tensor, output_params: Tensor) -> Tensor:
+        """Return the squared error."""
+        return F.mse_loss(output_params[..., 0], data, reduction="none")
+
+    def compute_means(self, output_params: Tensor) -> Tensor:
+        """Return the means."""
+        return output_params[..., 0]
+
+
+class Gaussian(Reconstruction):
+    r"""Normal distribution with parameters mean μ and log variance: ½(log σ² + (x - μ)²/σ²)."""
+
+    n_params = 2
+
+    def compute_loss(self, data: Tensor, output_params: Tensor) -> Tensor:
+        """Return the negative log-likelihood in nats, without its constant term."""
+        means, logvars = output_params.unbind(-1)
+        return F.gaussian_nll_loss(means, data, logvars.exp(), reduction="none")
+
+    def compute_means(self, output_params: Tensor) -> Tensor:
+        """Return the means."""
+        return output_params[..., 0]
+
+
+class Gamma(Reconstruction):
+    """Positive data: gamma distribution with parameters log shape and log rate."""
+
+    n_params = 2
+
+    def compute_loss(self, data: Tensor, output_params: Tensor) -> Tensor:
+        """Return the negative log-likelihood in nats."""
+        shapes, rates = output_params.exp().unbind(-1)
+        return -GammaDistribution(shapes, rates, validate_args=False).log_prob(data)
+
+    def compute_means(self, output_params: Tensor) -> Tensor:
+        """Return shape / rate."""
+        log_shapes, log_rates = output_params.unbind(-1)
+        return torch.exp(log_shapes - log_rates)
+
+    def check_data(self, data: Tensor) -> None:
+        """Refuse data that are not positive."""
+        if (data <= 0).any():
+            raise ValueError(
+                f"Gamma models values above 0, but the lowest is {_nan_min(data):g}. Shift or clip "
+                f"the data, or use ZeroInflatedGamma if they hold exact zeros."
+            )
+
+
+class ZeroInflatedGamma(Reconstruction):
+    r"""Data that are exactly zero or gamma distributed, as deconvolved calcium is.
+
+    :math:`P(0) = 1 - q`; otherwise x - ``gamma_loc`` is gamma distributed. Parameters in order:
+    shape, rate, q. Shape and rate are learned scales of each channel times sigmoids, q is a
+    sigmoid, and all sigmoids are at least 1e-5 (Zhu et al. 2021, RADICaL).
+
+    Parameters
+    ----------
+    recon_dim
+        N, channels.
+    gamma_loc
+        Smallest value that is not zero.
+    scale_init, scale_prior
+        First value of the scales, and the value that the penalty draws them to.
+    scale_penalty
+        Weight of the penalty ½ Σ (scale - scale_prior)².
+    """
+
+    n_params = 3
+
+    def __init__(
+        self,
+        recon_dim: int,
+        gamma_loc: float,
+        scale_init: float,
+        scale_prior: float,
+        scale_penalty: float,
+    ) -> None:
+        super().__init__()
+        self.recon_dim = recon_dim
+        self.gamma_loc = gamma_loc
+        self.scale_init = scale_init
+        self.scale_prior = scale_prior
+        self.scale_penalty = scale_penalty
+        self.scale = nn.Parameter(torch.full((2, recon_dim), float(scale_init)))
+
+    def _distribution_params(self, output_params: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return shape, rate and q, each (B, T, N)."""
+        shapes, rates, q = torch.sigmoid(output_params).clamp(min=1e-5).unbind(-1)
+        return self.scale[0] * shapes, self.scale[1] * rates, q
+
+    def compute_loss(self, data: Tensor, output_params: Tensor) -> Tensor:
+        """Return the negative log-likelihood in nats."""
+        shapes, rates, q = self._distribution_params(output_params)
+        q_logits = output_params[..., 2]
+        is_zero = data == 0
+        # log(1 - q), which stays finite where q rounds to 1.
+        log_zero = torch.where(q_logits < 0, torch.log1p(-q), F.logsigmoid(-q_logits))
+        # Zeros are not gamma distributed: give them a harmless value, or their gradient is NaN.
+        shifted = torch.where(is_zero, torch.ones_like(data), data - self.gamma_loc)
+        log_gamma = GammaDistribution(shapes, rates, validate_args=False).log_prob(shifted)
+        return -torch.where(is_zero, log_zero, torch.log(q) + log_gamma)
+
+    def compute_means(self, output_params: Tensor) -> Tensor:
+        """Return q (shape / rate + gamma_loc)."""
+        shapes, rates, q = self._distribution_params(output_params)
+        return q * (shapes / rates + self.gamma_loc)
+
+    def compute_l2(self) -> Tensor:
+        """Return ½ scale_penalty Σ (scale - scale_prior)²."""
+        return 0.5 * self.scale_penalty * (self.scale - self.scale_prior).square().sum()
+
+    def check_data(self, data: Tensor) -> None:
+        """Refuse data that are neither zero nor above ``gamma_loc``."""
+        outside = (data != 0) & (data <= self.gamma_loc)
+        if outside.any():
+            raise ValueError(
+                f"ZeroInflatedGamma models values that are 0 or above gamma_loc = "
+                f"{self.gamma_loc:g}, but there is {data[outside][0]:g}. Set such values to 0, or "
+                f"lower gamma_loc."
+            )
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        if f"{prefix}scale" not in state_dict:
+            warnings.warn(
+                f"The checkpoint has no {prefix}scale (the published implementation did not save "
+                f"it): the scales stay at scale_init = {self.scale_init:g}.",
+                stacklevel=2,
+            )
+            state_dict = {**state_dict, f"{prefix}scale": self.scale.detach()}
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+
+class MultisessionReconstruction(nn.ModuleList):
+    """One copy of a reconstruction for each session file.
+
+    Parameters
+    ----------
+    datafile_pattern
+        Matches the files of the sessions.
+    recon
+        What to copy.
+    """
+
+    def __init__(self, datafile_pattern: str, recon: Reconstruction) -> None:
+        from lfads_torch.datamodules import find_session_files
+
+        files = find_session_files(datafile_pattern)
+        super().__init__(copy.deepcopy(recon) for _ in files)
+
+
+def _nan_min(data: Tensor) -> float:
+    return float(data[~data.isnan()].min())

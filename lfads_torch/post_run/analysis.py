@@ -1,0 +1,276 @@
+"""What a trained model infers, into a file."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+import torch
+from scipy.ndimage import gaussian_filter1d
+from torch import Tensor
+
+from lfads_torch.datamodules import BasicDataModule, load_session
+from lfads_torch.metrics import r2_score, regional_bits_per_spike
+from lfads_torch.model import LFADS
+from lfads_torch.modules.recons import Poisson
+from lfads_torch.tuples import Encoding, SessionBatch, SessionOutput
+from lfads_torch.utils import move_aside, send_batch_to_device
+
+def run_posterior_sampling(
+    model: LFADS,
+    datamodule: BasicDataModule,
+    filename: str | Path,
+    num_samples: int = 50,
+    save_std: bool = False,
+    save_samples: bool = False,
+    max_memory_gb: float = 1.0,
+) -> list[Path]:
+    """Average what the model infers over samples of its posteriors, and save it.
+
+    Each trial is encoded once; the samples are decoded in batches. A file is written for each
+    session, ``{filename}_sess{S}.h5``, with the mean over samples of every field of
+    :class:`~lfads_torch.tuples.SessionOutput` as ``{split}_{field}`` (``output_params`` are means:
+    rates in spikes per bin), beside a copy of the session's input arrays and the trial numbers
+    ``{split}_inds``. It is written under a temporary name and then renamed; a file of that name is
+    renamed to ``….1.h5`` first.
+
+    Parameters
+    ----------
+    model
+        A trained model. It stays on its device.
+    datamodule
+        The data; ``setup()`` is called if need be.
+    filename
+        Path of the output; ``_sess{S}`` goes before its suffix.
+    num_samples
+        Samples for each trial. A model that is not variational is evaluated once.
+    save_std, save_samples
+        Also save the standard deviation over samples, ``{split}_{field}_std``, and the samples
+        themselves, ``{split}_{field}_samples`` (trials, samples, …).
+    max_memory_gb
+        About how much memory decoded samples may take at a time.
+
+    Returns
+    -------
+    list of Path
+        The files, one a session.
+
+    Raises
+    ------
+    ValueError
+        If ``num_samples`` is less than 1.
+    """
+    if num_samples < 1:
+        raise ValueError(f"num_samples must be at least 1, but is {num_samples}.")
+    if not model.hparams.variational:
+        num_samples = 1
+    sampling = _Sampling(num_samples, save_std, save_samples, max_memory_gb)
+    datamodule.setup("predict")
+    was_training = model.training
+    model.eval()
+    try:
+        return [
+            _sample_session(model, datamodule, session, Path(filename), sampling)
+            for session in range(len(datamodule.session_files))
+        ]
+    finally:
+        model.train(was_training)
+
+
+def validation_scores(model: LFADS, output_file: str | Path, session: int = 0) -> dict[str, float]:
+    """Score what :func:`run_posterior_sampling` saved of the validation trials.
+
+    Parameters
+    ----------
+    model
+        The model, which says what its reconstruction means.
+    output_file
+        The file of the session.
+    session
+        The session.
+
+    Returns
+    -------
+    dict of str to float
+        For spike counts bits per spike, ``bps``, ``co_bps`` and ``fp_bps`` (those that there are);
+        where the true rates are known, ``r2`` to them, and for comparison that of the validation
+        data smoothed by the Gaussian whose width, ``smoothing_width`` in bins, suits best.
+    """
+    with h5py.File(output_file) as file:
+        read = {key: torch.tensor(file[f"valid_{key}"][()]).float() for key in
+                ("encod_data", "recon_data", "output_params", "truth") if f"valid_{key}" in file}
+        factor = float(file["conversion_factor"][()]) if "conversion_factor" in file else 1.0
+    rates, counts = read["output_params"], read["recon_data"]
+    _, n_bins, n_channels = read["encod_data"].shape
+    scores: dict[str, float] = {}
+    if isinstance(model.recon[session], Poisson):
+        bps = regional_bits_per_spike(rates.log(), counts, n_channels, n_bins)
+        scores |= {name: float(v) for name, v in zip(("bps", "co_bps", "fp_bps"), bps, strict=True)}
+    if "truth" in read:
+        truth = read["truth"] / factor
+        scores["r2"] = float(r2_score(rates, truth))
+        scores["smoothing_r2"], scores["smoothing_width"] = best_smoothing(counts, truth)
+    return {name: value for name, value in scores.items() if not np.isnan(value)}
+
+
+def best_smoothing(counts: Tensor, truth: Tensor) -> tuple[float, float]:
+    """Return the R² to the true rates of counts smoothed by the best Gaussian, and its width.
+
+    The baseline that every model of single trials has to beat. Its width is chosen in its favour,
+    on the very trials that it is scored on.
+
+    Parameters
+    ----------
+    counts, truth
+        (B, T, N) spike counts and true rates, in spikes per bin.
+
+    Returns
+    -------
+    tuple of float
+        R², averaged over channels, and the standard deviation of the Gaussian in bins.
+    """
+    widths = np.geomspace(0.5, max(counts.shape[1] / 2, 1.0), 24)
+    scores = [
+        float(r2_score(torch.tensor(gaussian_filter1d(counts.numpy(), width, axis=1)), truth))
+        for width in widths
+    ]
+    best = int(np.argmax(scores))
+    return scores[best], float(widths[best])
+
+
+def _sample_session(
+    model: LFADS,
+    datamodule: BasicDataModule,
+    session: int,
+    filename: Path,
+    sampling: "_Sampling",
+) -> Path:
+    """Write the file of one session."""
+    path = filename.with_name(f"{filename.stem}_sess{session}{filename.suffix}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.partial")
+    with h5py.File(partial, "w") as file:
+        file.attrs["session_file"] = datamodule.session_files[session].name
+        file.attrs["num_samples"] = sampling.num_samples
+        _copy_inputs(datamodule, session, file)
+        for split, loader in datamodule.predict_dataloader()[session].items():
+            first = 0
+            for batch, _ in loader:
+                trials = slice(first, first + len(batch.encod_data))
+                batch = model.infer_aug_stack.process_batch(
+                    send_batch_to_device(batch, model.device)
+                )
+                for name, index, values in sampling.run(model, session, batch):
+                    key = f"{split}_{name}"
+                    if key not in file:
+                        shape = (len(loader.dataset), *values.shape[1:])
+                        if index is not None:
+                            shape = (shape[0], sampling.num_samples, *shape[2:])
+                        file.create_dataset(key, shape, dtype=values.dtype)
+                    where = trials if index is None else (trials, index)
+                    file[key][where] = values
+                first = trials.stop
+    move_aside(path)
+    os.replace(partial, path)
+    return path
+
+
+def _copy_inputs(datamodule: BasicDataModule, session: int, file: h5py.File) -> None:
+    """Copy everything in the session's file, as the data module dealt the trials out."""
+    hps = datamodule.hparams
+    source = datamodule.session_files[session]
+    with h5py.File(source) as original:
+        for key in original:
+            original.copy(key, file)
+    reshuffled = hps.reshuffle_tv_seed is not None
+    arrays = load_session(source, hps.reshuffle_tv_seed, hps.reshuffle_tv_ratio)
+    for key, array in arrays.items():
+        if key not in file:
+            file[key] = array
+        elif reshuffled and key.startswith(("train_", "valid_")):
+            del file[key]
+            file[key] = array
+
+
+@dataclass(frozen=True)
+class _Sampling:
+    """How to sample, see :func:`run_posterior_sampling`."""
+
+    num_samples: int
+    save_std: bool
+    save_samples: bool
+    max_memory_gb: float
+
+    @torch.no_grad()
+    def run(
+        self, model: LFADS, session: int, batch: SessionBatch
+    ) -> Iterator[tuple[str, slice | None, np.ndarray]]:
+        """Yield names, which samples they are of (None: of all), and values by trial."""
+        encoding = model.encode({session: batch})
+        n_trials = len(encoding.ic_mean)
+        chunk = self._samples_at_once(model, n_trials, batch.recon_data.shape[2])
+        moments = [_Moments() for _ in SessionOutput._fields]
+        for first in range(0, self.num_samples, chunk):
+            n_samples = min(chunk, self.num_samples - first)
+            output = model.decode(
+                _repeat(encoding, n_samples), sample_posteriors=model.hparams.variational
+            )[session]
+            for field, moment, values in zip(output._fields, moments, output, strict=True):
+                values = values.unflatten(0, (n_trials, n_samples))
+                moment.update(values)
+                if self.save_samples:
+                    yield f"{field}_samples", slice(first, first + n_samples), _numpy(values)
+        for field, moment in zip(SessionOutput._fields, moments, strict=True):
+            yield field, None, _numpy(moment.mean)
+            if self.save_std:
+                yield f"{field}_std", None, _numpy(moment.std)
+
+    def _samples_at_once(self, model: LFADS, n_trials: int, n_channels: int) -> int:
+        """Return how many samples of a batch of trials may be decoded together."""
+        hps = model.hparams
+        # A bin holds the fields of SessionOutput, and a few copies of the states on the way.
+        per_bin = 3 * (hps.gen_dim + hps.con_dim + hps.co_dim + hps.fac_dim)
+        per_bin += 3 * n_channels + 2 * hps.ci_enc_dim + 2 * hps.ext_input_dim
+        itemsize = next(model.parameters()).element_size()
+        per_sample = n_trials * hps.recon_seq_len * per_bin * itemsize
+        return max(1, int(self.max_memory_gb * 1e9 / per_sample))
+
+
+class _Moments:
+    """Mean and standard deviation over samples that come in parts (Chan et al. 1983)."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.mean: Tensor = torch.zeros(())
+        self.squares: Tensor = torch.zeros(())
+
+    def update(self, values: Tensor) -> None:
+        """Add values (trials, samples, …)."""
+        count = values.shape[1]
+        mean = values.mean(dim=1)
+        squares = ((values - mean.unsqueeze(1)) ** 2).sum(dim=1)
+        if self.count == 0:
+            self.count, self.mean, self.squares = count, mean, squares
+            return
+        total = self.count + count
+        delta = mean - self.mean
+        self.squares = self.squares + squares + delta**2 * (self.count * count / total)
+        self.mean = self.mean + delta * (count / total)
+        self.count = total
+
+    @property
+    def std(self) -> Tensor:
+        """The standard deviation of the samples (0 for one sample)."""
+        return torch.sqrt(self.squares / max(self.count - 1, 1))
+
+
+def _repeat(encoding: Encoding, n_samples: int) -> Encoding:
+    """Repeat every trial, so that its samples follow each other."""
+    tensors = (tensor.repeat_interleave(n_samples, dim=0) for tensor in encoding[:-1])
+    return Encoding(*tensors, {s: n * n_samples for s, n in encoding.n_trials.items()})
+
+
+def _numpy(values: Tensor) -> np.ndarray:
+    return values.float().cpu().numpy()

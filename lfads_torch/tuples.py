@@ -1,0 +1,67 @@
+"""What goes into the model, what comes out of it, and what passes between its halves.
+
+Notation: B trials, T time bins, N channels; ``T_enc`` encoded bins, ``T_rec`` reconstructed
+bins, ``T_ic`` bins seen by the initial-condition encoder alone (0 if there are none).
+"""
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class SessionBatch(NamedTuple):
+    """A batch of trials of one session. Absent optional fields are empty tensors or ``None``."""
+
+    encod_data: Tensor
+    """(B, T_enc, N_enc) what the encoder sees: spikes per bin, NaN where missing."""
+    recon_data: Tensor
+    """(B, T_rec, N) what is reconstructed; its first bins and channels are the encoded ones."""
+    ext_input: Tensor | None = None
+    """(B, T_enc - T_ic, D) measured inputs of the generator, from bin T_ic on."""
+    truth: Tensor | None = None
+    """(B, T_rec - T_ic, N) true rates in spikes per bin, from bin T_ic on."""
+    sv_mask: Tensor | None = None
+    """(B, T_enc - T_ic, N_enc) 1 where a sample is kept, 0 where it is held out to validate."""
+
+
+class SessionOutput(NamedTuple):
+    """What the model infers about a batch of trials of one session."""
+
+    output_params: Tensor
+    """(B, T_rec, N) means (rates: spikes per bin), or (B, T_rec, N, P) distribution parameters."""
+    factors: Tensor
+    """(B, T_rec, fac_dim) low-dimensional factors."""
+    ic_mean: Tensor
+    """(B, ic_dim) mean of the initial condition's posterior."""
+    ic_std: Tensor
+    """(B, ic_dim) standard deviation of the initial condition's posterior."""
+    co_means: Tensor
+    """(B, T_rec, co_dim) mean of the controller output's (inferred input's) posterior."""
+    co_stds: Tensor
+    """(B, T_rec, co_dim) standard deviation of the controller output's posterior."""
+    gen_states: Tensor
+    """(B, T_rec, gen_dim) generator states."""
+    gen_init: Tensor
+    """(B, gen_dim) generator state before the first bin."""
+    gen_inputs: Tensor
+    """(B, T_rec, co_dim + ext_input_dim) inputs of the generator: inferred, then measured."""
+    con_states: Tensor
+    """(B, T_rec, con_dim) controller states."""
+
+
+class Encoding(NamedTuple):
+    """What the encoder says of the trials of all sessions, concatenated over sessions.
+
+    Decoding it is all that is left to do, so that many posterior samples need one encoding.
+    """
+
+    ic_mean: Tensor
+    """(B, ic_dim) mean of the initial condition's posterior."""
+    ic_std: Tensor
+    """(B, ic_dim) standard deviation of the initial condition's posterior."""
+    ci: Tensor
+    """(B, T_rec, 2 * ci_enc_dim) controller inputs; 0 channels without a controller."""
+    ext_input: Tensor
+    """(B, T_rec, ext_input_dim) external inputs, zero before bin T_ic and from T_enc on."""
+    n_trials: dict[int, int]
+    """Trials of each session, in the order in which they are concatenated."""

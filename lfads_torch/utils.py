@@ -1,0 +1,56 @@
+"""Small helpers that more than one part of the library, and users' scripts, rely on."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+T = TypeVar("T")
+
+
+def flatten(dictionary: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Flatten nested dictionaries: ``{"a": {"b": 1}}`` becomes ``{"a.b": 1}``."""
+    flat: dict[str, Any] = {}
+    for key, value in dictionary.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            flat.update(flatten(value, prefix=f"{name}."))
+        else:
+            flat[name] = value
+    return flat
+
+
+def transpose_lists(lists: Sequence[Sequence[T]]) -> list[list[T]]:
+    """Turn a list of rows into the list of its columns; the rows must be equally long."""
+    return [list(column) for column in zip(*lists, strict=True)]
+
+
+def send_batch_to_device(batch: Any, device: torch.device | str) -> Any:
+    """Move every tensor in nested dictionaries, lists and (named) tuples to ``device``."""
+    if isinstance(batch, Tensor):
+        return batch.to(device)
+    if isinstance(batch, Mapping):
+        return {key: send_batch_to_device(value, device) for key, value in batch.items()}
+    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
+        return type(batch)(*(send_batch_to_device(value, device) for value in batch))
+    if isinstance(batch, tuple | list):
+        return type(batch)(send_batch_to_device(value, device) for value in batch)
+    return batch
+
+
+def move_aside(path: str | Path) -> Path | None:
+    """Rename an existing file or folder to the first free ``name.1``, ``name.2``, …
+
+    So a new file can take its name and the old one is kept. The number goes before the suffix of
+    a file (``metrics.1.csv``). Returns the new path, or None where there was nothing to rename.
+    """
+    path = Path(path)
+    if not path.exists():
+        return None
+    number = 1
+    while (aside := path.with_name(f"{path.stem}.{number}{path.suffix}")).exists():
+        number += 1
+    path.rename(aside)
+    return aside
