@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.colors import Colormap
     from matplotlib.figure import Figure
     from matplotlib.image import AxesImage
+    from matplotlib.ticker import MaxNLocator
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +60,7 @@ _LOSS_PANELS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
     ),
     ("R² of rates", (("train/r2", "train"), ("valid/r2", "valid"))),
     ("KL divergence (weighted)", (("train/wt_kl", "train"), ("valid/wt_kl", "valid"))),
-    ("L2 penalty (weighted)", (("train/wt_l2", "train"), ("valid/wt_l2", "valid"))),
+    ("L2 penalty (weighted)", (("train/wt_l2", "train"),)),
 )
 
 
@@ -113,7 +114,9 @@ def raster(
     unit = _unit(counts)
 
     rate_limits = _limits(means, *([] if true is None else [true]), percentile=99.5)
-    images = [("data", counts, "Greys", _limits(counts), 0)]
+    # A few bursts shall not make single spikes invisible.
+    spikes = np.where(counts == 0, np.nan, counts)
+    images = [("data", counts, "Greys", _limits(spikes, percentile=99), 0)]
     images.append(("inferred rates", means, "viridis", rate_limits, 0))
     if true is not None:
         offset = n_bins - true.shape[1]
@@ -145,7 +148,7 @@ def raster(
             _curves(axis, (np.arange(len(trial)) + offset + 0.5) * scale, trial)
             axis.axhline(0, color=_GREY, linewidth=0.5, zorder=0)
     for axis in axes.flat:
-        _clean(axis)
+        _clean(axis, whole_x=bin_width is None)
         if t_enc < n_bins:
             axis.axvline(t_enc * scale, color=_MARK, linestyle="--", linewidth=1)
     for axis, number in zip(axes[0], trials or range(n_trials), strict=False):
@@ -294,7 +297,7 @@ def trajectories(
         names = [f"PC {i} ({share:.0%})" for i, share in enumerate(explained, 1)]
     if points.shape[-1] == 3:
         axis = _axes_3d(figure)
-        axis.set_zlabel(names[2], fontsize=_NORMAL, labelpad=-8)  # type: ignore[attr-defined]
+        axis.set_zlabel(names[2], fontsize=_NORMAL, labelpad=-10)  # type: ignore[attr-defined]
     else:
         axis = figure.add_subplot()
         _clean(axis)
@@ -312,7 +315,7 @@ def trajectories(
     several = any(len(group) > 1 for group in groups)
     for group, colour in zip(groups, colours, strict=True):
         for trial in points[group]:
-            alpha = 0.35 if several else 0.9
+            alpha = 0.35 if several else 0.9 if n_trials <= 20 else 0.6
             axis.plot(*trial.T, color=colour, linewidth=0.6 if several else 0.9, alpha=alpha)
             axis.plot(*trial[:1].T, "o", color=colour, markersize=2, alpha=alpha)
         if several:
@@ -323,8 +326,7 @@ def trajectories(
     if len(groups) > 1 and not (by_condition and few):
         numeric = by_condition and not isinstance(labels[0], str)
         ends = (float(labels[0]), float(labels[-1])) if numeric else (0.0, len(groups) - 1.0)
-        bar = _ramp_bar(figure, axis, ends, "condition" if by_condition else "trial")
-        bar.ax.tick_params(labelsize=_SMALL)
+        _ramp_bar(figure, axis, ends, "condition" if by_condition else "trial")
     figure.suptitle(title, fontsize=_LARGE)
     return figure
 
@@ -356,9 +358,10 @@ def losses(metrics: Metrics, *, title: str = "") -> Figure:
         figure.text(0.5, 0.5, "no metrics yet", ha="center", va="center", fontsize=_LARGE)
         return figure
 
-    n_columns = min(3, len(panels))
+    n_columns = min(3 if len(panels) <= 6 else 4, len(panels))
     n_rows = -(-len(panels) // n_columns)
-    figure = Figure(figsize=(3 * n_columns, 2.2 * n_rows + 0.2), layout="constrained")
+    figure = Figure(figsize=(2.8 * n_columns, 2.2 * n_rows + 0.2))
+    figure.set_layout_engine("constrained", w_pad=0.08, h_pad=0.08)
     axes = figure.subplots(n_rows, n_columns, squeeze=False)
     last = max(metrics[name][0].max() for _, curves in panels for name, _ in curves)
     for axis, (label, curves) in zip(axes.flat, panels, strict=False):
@@ -367,7 +370,9 @@ def losses(metrics: Metrics, *, title: str = "") -> Figure:
             if name == "valid/recon_smth" and np.isfinite(values).any():
                 best = np.nanargmin(values)
                 curve += f" (lowest: epoch {epochs[best]:g})"
-                axis.plot(epochs[best], values[best], "o", color=colour, markersize=4)
+                axis.plot(
+                    epochs[best], values[best], "o", color=colour, markeredgecolor="white", zorder=3
+                )
             marker = "o" if len(epochs) == 1 else None
             axis.plot(epochs, values, color=colour, linewidth=1.1, marker=marker, label=curve)
         _focus(axis, [metrics[name][1] for name, _ in curves])
@@ -375,9 +380,11 @@ def losses(metrics: Metrics, *, title: str = "") -> Figure:
         axis.set_xlabel("epoch", fontsize=_NORMAL)
         axis.set_ylabel(label, fontsize=_NORMAL)
         axis.set_xlim(-0.02 * last - 0.5, 1.02 * last + 0.5)
-        axis.legend(fontsize=_SMALL, frameon=False)
+        if label != "learning rate" or len(curves) > 1:
+            axis.legend(fontsize=_SMALL, frameon=False)
     for axis in axes.flat[len(panels) :]:
         axis.remove()
+    figure.align_ylabels()
     figure.suptitle(title, fontsize=_LARGE)
     return figure
 
@@ -708,13 +715,23 @@ def _principal_components(values: Array, n_components: int) -> tuple[Array, Arra
 # ------------------------------------------------------------------ pieces of figures
 
 
-def _clean(axis: Axes) -> None:
+def _ticks(whole: bool = False) -> MaxNLocator:
     from matplotlib.ticker import MaxNLocator
+
+    return MaxNLocator(4, steps=[1, 2, 5, 10], integer=whole)
+
+
+def _clean(axis: Axes, whole_x: bool = False) -> None:
+    from matplotlib.ticker import ScalarFormatter
 
     axis.spines[["top", "right"]].set_visible(False)
     axis.tick_params(labelsize=_SMALL, length=2.5)
-    axis.xaxis.set_major_locator(MaxNLocator(4))
-    axis.yaxis.set_major_locator(MaxNLocator(4))
+    axis.xaxis.set_major_locator(_ticks(whole_x))
+    axis.yaxis.set_major_locator(_ticks(whole=bool(axis.images)))
+    numbers = ScalarFormatter(useMathText=True)
+    numbers.set_powerlimits((-2, 4))
+    axis.yaxis.set_major_formatter(numbers)
+    axis.yaxis.get_offset_text().set_fontsize(_SMALL)
 
 
 def _image(
@@ -722,9 +739,11 @@ def _image(
 ) -> AxesImage:
     """Draw (T, N) with time to the right and channels downwards."""
     n_bins, n_channels = trial.shape
+    fits = n_bins <= 250 and n_channels <= 200  # in the pixels there are
     return axis.imshow(
         trial.T,
         aspect="auto",
+        interpolation="nearest" if fits else "antialiased",
         cmap=_colour_map(cmap),
         vmin=limits[0],
         vmax=limits[1],
@@ -749,14 +768,12 @@ def _curves(axis: Axes, time: Array, values: Array, linewidth: float = 0.9) -> N
 def _colourbar(
     figure: Figure, image: AxesImage, axes: Sequence[Axes] | Array, values: Array, unit: str
 ) -> None:
-    from matplotlib.ticker import MaxNLocator
-
     high = image.get_clim()[1]
     beyond = high is not None and bool((values > high).any())
     bar = figure.colorbar(
         image, ax=list(axes), extend="max" if beyond else "neither", aspect=12, pad=0.02
     )
-    bar.locator = MaxNLocator(4, integer=_is_counts(values))
+    bar.locator = _ticks(whole=_is_counts(values))
     bar.update_ticks()
     bar.set_label(unit, fontsize=_SMALL)
     bar.ax.tick_params(labelsize=_SMALL, length=2)
@@ -826,26 +843,27 @@ def _outside_legend(figure: Figure, handles: Sequence[Any]) -> None:
 def _axes_3d(figure: Figure) -> Axes:
     axis: Any = figure.add_subplot(projection="3d")
     for side in (axis.xaxis, axis.yaxis, axis.zaxis):
-        side.set_pane_color((1, 1, 1, 0))
-        side.set_ticklabels([])
-        side._axinfo["grid"].update(color="#E5E5E5", linewidth=0.5)
-    axis.xaxis.labelpad = axis.yaxis.labelpad = -8
+        side.set_pane_color("#F5F5F5")
+        side.set_ticks([])
+    axis.grid(False)
+    axis.xaxis.labelpad = axis.yaxis.labelpad = -10
+    axis.set_box_aspect(None, zoom=1.1)
     return axis
 
 
-def _ramp_bar(figure: Figure, axis: Axes, ends: tuple[float, float], label: str) -> Any:
+def _ramp_bar(figure: Figure, axis: Axes, ends: tuple[float, float], label: str) -> None:
     """Draw the bar of the colours that number many conditions or trials."""
     from matplotlib import colormaps
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import ListedColormap, Normalize
-    from matplotlib.ticker import MaxNLocator
 
     cmap = ListedColormap(colormaps["viridis"](np.linspace(0, 0.95, 256)))
     bar = figure.colorbar(ScalarMappable(Normalize(*ends), cmap), ax=axis, shrink=0.6, aspect=25)
-    bar.locator = MaxNLocator(5, integer=True)
+    bar.locator = _ticks(whole=True)
     bar.update_ticks()
     bar.set_label(label, fontsize=_NORMAL)
-    return bar
+    bar.ax.tick_params(labelsize=_SMALL, length=2)
+    bar.outline.set_visible(False)  # type: ignore[operator]
 
 
 def _focus(axis: Axes, curves: Sequence[Array]) -> None:

@@ -31,19 +31,24 @@ def test_cell_follows_the_equations(trials, inputs, units, clip, seed):
     np.testing.assert_allclose(new, np.stack(expected), rtol=1e-12, atol=1e-14)
 
 
-def test_states_are_clipped_at_both_ends_and_not_before():
-    cell = ClippedGRUCell(1, 2, clip_value=0.3)
+def remembering_cell(units, *clip_value):
+    """A cell that keeps its old state: z = 1."""
+    cell = ClippedGRUCell(1, units, *clip_value)
     with torch.no_grad():
-        cell.bias_ih[:2] = 50.0  # z = 1: the old state is kept.
+        cell.weight_hh.zero_()
+        cell.bias_ih[:units] = 50.0
+    return cell
+
+
+def test_states_are_clipped_at_both_ends_and_not_before():
+    cell = remembering_cell(2, 0.3)
     state = cell(torch.zeros(3, 1), torch.tensor([[-7.0, 7.0], [-0.31, 0.31], [-0.29, 0.29]]))
     expected = torch.tensor([[-0.3, 0.3], [-0.3, 0.3], [-0.29, 0.29]])
     torch.testing.assert_close(state, expected)
 
 
 def test_without_clip_value_states_are_not_clipped():
-    cell = ClippedGRUCell(1, 1)
-    with torch.no_grad():
-        cell.bias_ih[:1] = 50.0
+    cell = remembering_cell(1)
     assert cell(torch.zeros(1, 1), torch.full((1, 1), 1e4)).item() == pytest.approx(1e4)
 
 
