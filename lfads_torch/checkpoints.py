@@ -85,16 +85,16 @@ def build(recipe: Any, name: str, trusted: Sequence[str] = ()) -> Any:
             f"like the argument of its constructor, did not exist): {remedy}."
         )
     packages = (*_TRUSTED, *trusted)
-    module_name, _, class_name = target.rpartition(".")
+    module_name = target.rpartition(".")[0]
     if not _within(module_name, packages):
         raise ValueError(
             f"The checkpoint names {target} for {name}, which is not rebuilt from a file by "
             f"itself: if you trust that package, pass trusted=[{module_name.split('.')[0]!r}], or "
             f"{remedy}."
         )
-    cls = getattr(importlib.import_module(module_name), class_name, None)
-    if not isinstance(cls, type) or not _within(cls.__module__, packages):
-        raise ValueError(f"The checkpoint names {target} for {name}, but this is no class there.")
+    cls = _find_class(target)
+    if cls is None or not _within(cls.__module__, packages):
+        raise ValueError(f"The checkpoint names {target} for {name}, but there is no such class.")
     arguments = {
         key: build(value, name, trusted)
         for key, value in recipe.items()
@@ -102,6 +102,15 @@ def build(recipe: Any, name: str, trusted: Sequence[str] = ()) -> Any:
     }
     made = cls(*build(recipe.get("_args_", []), name, trusted), **arguments)
     return made.requires_grad_(False) if recipe.get("_frozen_") else made
+
+
+def _find_class(target: str) -> type | None:
+    module_name, _, class_name = target.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module_name), class_name, None)
+    except ImportError:
+        return None
+    return found if isinstance(found, type) else None
 
 
 def _within(module_name: str, packages: Sequence[str]) -> bool:
@@ -145,7 +154,7 @@ def load_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, An
         raise FileNotFoundError(f"There is no checkpoint {path} (looked from {Path.cwd()}).")
     try:
         foreign = torch.serialization.get_unsafe_globals_in_checkpoint(str(path))
-        stand_ins = [(type("_Inert", (_Inert,), {"target": name}), name) for name in foreign]
+        stand_ins: Any = [(type("_Inert", (_Inert,), {"target": name}), name) for name in foreign]
         with torch.serialization.safe_globals(stand_ins):
             checkpoint = torch.load(path, map_location=map_location, weights_only=True)
     except Exception as error:
@@ -156,6 +165,7 @@ def load_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, An
 
 
 def constructor_arguments(
+    cls: type,
     checkpoint: Mapping[str, Any],
     parts: Sequence[str],
     overrides: Mapping[str, Any],
@@ -165,6 +175,8 @@ def constructor_arguments(
 
     Parameters
     ----------
+    cls
+        The model's class.
     checkpoint
         As :func:`load_checkpoint` returned it.
     parts
@@ -180,16 +192,21 @@ def constructor_arguments(
         If an argument is in neither, or cannot be rebuilt.
     """
     saved = dict(checkpoint.get("hyper_parameters", {}))
-    if not saved and not overrides:
-        raise ValueError("The checkpoint holds no hyper_parameters: it is not one of LFADS.")
     recipes = checkpoint.get("lfads_parts")
     if recipes is None:
         recipes = _published_recipes(saved, checkpoint["state_dict"], overrides)
-    arguments = {name: value for name, value in saved.items() if name not in parts}
-    for name in parts:
-        if name not in overrides:
-            arguments[name] = build(recipes[name], name, trusted)
-    return {**arguments, **overrides}
+    names = inspect.signature(cls).parameters
+    arguments = {name: saved[name] for name in names if name in saved and name not in parts}
+    arguments |= {
+        name: build(recipes[name], name, trusted) for name in parts if name not in overrides
+    }
+    arguments |= overrides
+    lacking = [name for name in names if name not in arguments]
+    if lacking:
+        raise ValueError(
+            f"The checkpoint holds no {', '.join(lacking)}: pass them to load_from_checkpoint."
+        )
+    return arguments
 
 
 # ------------------------------------------------------------ the published implementation
@@ -239,9 +256,7 @@ def _linear_recipe(state_dict: Mapping[str, Tensor], prefix: str) -> dict[str, A
 
 def _prior_recipe(state_dict: Mapping[str, Tensor], prefix: str) -> dict[str, Any]:
     """Describe a prior by the weights that it has."""
-    keys = {
-        key.removeprefix(f"{prefix}.") for key in state_dict if key.startswith(f"{prefix}.")
-    }
+    keys = {key.removeprefix(f"{prefix}.") for key in state_dict if key.startswith(f"{prefix}.")}
     package = "lfads_torch.modules.priors"
     if not keys:
         return {"_target_": f"{package}.Null"}
@@ -293,15 +308,16 @@ def _inert_recipe(value: Any) -> Any:
         state["scale"], state["shape"] = state["logscale"].exp(), list(state["logscale"].shape)
     if not _within(value.target, ("lfads_torch",)):
         return {"_target_": value.target, "_lacks_": "__init__"}
-    module_name, _, class_name = value.target.rpartition(".")
-    cls = getattr(importlib.import_module(module_name), class_name, None)
-    if not isinstance(cls, type):
+    cls = _find_class(value.target)
+    if cls is None:
         return None
     recipe: dict[str, Any] = {"_target_": value.target}
     for name, parameter in inspect.signature(cls).parameters.items():
         if name in state:
             item = state[name]
-            recipe[name] = _inert_recipe(item) if isinstance(item, _Inert | list) else describe(item)
+            recipe[name] = (
+                _inert_recipe(item) if isinstance(item, _Inert | list) else describe(item)
+            )
         elif parameter.default is parameter.empty:
             return {"_target_": value.target, "_lacks_": name}
     return recipe

@@ -311,7 +311,7 @@ def _targets(node: Any, key: str = "") -> Iterator[tuple[str, DictConfig]]:
         if "_target_" in node:
             yield key, node
         for name in node:
-            yield from _targets(node[name], f"{key}.{name}".lstrip("."))
+            yield from _targets(node[name], f"{key}.{name!s}".lstrip("."))
     elif isinstance(node, ListConfig):
         for i, item in enumerate(node):
             yield from _targets(item, f"{key}.{i}")
@@ -326,7 +326,7 @@ def _check_complete(config: DictConfig) -> None:
 def _check_keys(config: DictConfig) -> None:
     """Raise a ValueError for arguments that are unknown, or that the model lacks."""
     # A logger that cannot be made is no reason not to train: see run_model.
-    checked = OmegaConf.masked_copy(config, [name for name in config if name != "logger"])
+    checked = OmegaConf.masked_copy(config, [str(name) for name in config if name != "logger"])
     for key, node in _targets(checked):
         signature = inspect.signature(_locate(node._target_, f"{key}._target_"))
         parameters = signature.parameters
@@ -358,8 +358,15 @@ def _modernise_trainer(config: DictConfig) -> None:
     trainer = config.get("trainer")
     if not isinstance(trainer, DictConfig):
         return
-    gone = ("gpus", "track_grad_norm", "weights_summary", "progress_bar_refresh_rate",
-            "resume_from_checkpoint", "checkpoint_callback", "auto_select_gpus")
+    gone = (
+        "gpus",
+        "track_grad_norm",
+        "weights_summary",
+        "progress_bar_refresh_rate",
+        "resume_from_checkpoint",
+        "checkpoint_callback",
+        "auto_select_gpus",
+    )
     with open_dict(trainer):
         dropped = {name: trainer.pop(name) for name in gone if name in trainer}
         if not dropped:

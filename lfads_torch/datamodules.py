@@ -259,8 +259,8 @@ class SessionDataset(Dataset[tuple[SessionBatch, Extras]]):
 
     def __getitem__(self, index: Any) -> tuple[SessionBatch, Extras]:
         """Return one trial (int), or several (list, tensor or slice)."""
-        batch = SessionBatch(*(None if t is None else t[index] for t in self.model_tensors))
-        return batch, tuple(tensor[index] for tensor in self.extra_tensors)
+        fields: Any = (None if tensor is None else tensor[index] for tensor in self.model_tensors)
+        return SessionBatch(*fields), tuple(tensor[index] for tensor in self.extra_tensors)
 
     def __getitems__(self, indices: list[int]) -> tuple[SessionBatch, Extras]:
         """Return several trials at once, already in one batch."""
@@ -408,6 +408,7 @@ class BasicDataModule(pl.LightningDataModule):
         From ``setup()``, if there is no file or a file does not hold what it must.
     """
 
+    hparams: Any  # type: ignore[assignment]
     train_data: list[tuple[SessionBatch, Extras]]
     valid_data: list[tuple[SessionBatch, Extras]]
     test_data: list[tuple[SessionBatch, Extras]]
@@ -492,8 +493,11 @@ class BasicDataModule(pl.LightningDataModule):
                         f"encoded bins in {path}."
                     )
 
-        with_test = [path for path, arrays in zip(files, sessions, strict=True)
-                     if "test_encod_data" in arrays]
+        with_test = [
+            path
+            for path, arrays in zip(files, sessions, strict=True)
+            if "test_encod_data" in arrays
+        ]
         if with_test and len(with_test) < len(files):
             raise ValueError(
                 f"test_encod_data is in {len(with_test)} of {len(files)} session files "

@@ -106,8 +106,11 @@ class LFADS(pl.LightningModule):
         If there are not as many read-ins, read-outs and reconstructions, or a size is impossible.
     """
 
-    train_aug_stack: AugmentationStack
-    infer_aug_stack: AugmentationStack
+    hparams: Any  # type: ignore[assignment]
+    readin: nn.ModuleList
+    readout: nn.ModuleList
+    recon: Any
+    """A ModuleList of :class:`~lfads_torch.modules.recons.Reconstruction`, one a session."""
 
     def __init__(
         self,
@@ -412,9 +415,7 @@ class LFADS(pl.LightningModule):
     def _named(self, means: EpochMeans, split: str) -> dict[str, Tensor]:
         """Return the means under the names that they are logged by, with the loss they make."""
         values = means.compute()
-        penalties = (
-            values["wt_l2/ramp"] * values["wt_l2"] + values["wt_kl/ramp"] * values["wt_kl"]
-        )
+        penalties = values["wt_l2/ramp"] * values["wt_l2"] + values["wt_kl/ramp"] * values["wt_kl"]
         loss = self.hparams.loss_scale * (values["recon"] + penalties)
         named = {f"{split}/loss": loss}
         for name, value in values.items():
@@ -431,9 +432,9 @@ class LFADS(pl.LightningModule):
         return (
             f"The {split} loss is not finite in epoch {self.current_epoch}, step {batch_idx}: "
             f"{found}. Likely causes: a learning rate that is too high (model.lr_init = "
-            f"{hps.lr_init:g}), gradients that are not clipped (trainer.gradient_clip_val), missing "
-            f"samples (NaN) without SelectiveBackpropThruTime in both augmentation stacks, or data "
-            f"outside of what the reconstruction can produce. The checkpoints of the epochs before "
+            f"{hps.lr_init:g}), gradients that are not clipped (trainer.gradient_clip_val), "
+            f"missing samples (NaN) without SelectiveBackpropThruTime in both augmentation stacks, "
+            f"or data outside of what the reconstruction can produce. The checkpoints of the epochs before "
             f"are kept."
         )
 
@@ -605,7 +606,7 @@ class LFADS(pl.LightningModule):
             If the file is no checkpoint of this model, or a part cannot be rebuilt.
         """
         checkpoint = checkpoints.load_checkpoint(checkpoint_path, map_location)
-        arguments = checkpoints.constructor_arguments(checkpoint, PARTS, overrides, trusted)
+        arguments = checkpoints.constructor_arguments(cls, checkpoint, PARTS, overrides, trusted)
         model = cls(**arguments)
         model.load_state_dict(checkpoint["state_dict"], strict=strict)
         model.on_load_checkpoint(checkpoint)

@@ -11,6 +11,7 @@ import logging
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -234,9 +235,7 @@ def psth(
         averages = _averages(true[..., chosen], members, 0)
         rows.append(("true rates", averages, n_bins - true.shape[1]))
 
-    figure = Figure(
-        figsize=(1.8 * len(chosen) + 1.2, 1.4 * len(rows) + 1.1), layout="constrained"
-    )
+    figure = Figure(figsize=(1.8 * len(chosen) + 1.2, 1.4 * len(rows) + 1.1), layout="constrained")
     axes = figure.subplots(len(rows), len(chosen), squeeze=False, sharex=True, sharey="col")
     for row, (name, averages, offset) in zip(axes, rows, strict=True):
         row[0].set_ylabel(f"{name}\n{_unit(counts)}", fontsize=_NORMAL)
@@ -247,7 +246,7 @@ def psth(
         held_out = n_encod_channels is not None and channel >= n_encod_channels
         axis.set_title(f"channel {channel}{' (held out)' if held_out else ''}", fontsize=_NORMAL)
     for axis in axes.flat:
-        _clean(axis)
+        _clean(axis, whole_x=bin_width is None)
         if n_encod_bins is not None and n_encod_bins < n_bins:
             axis.axvline(n_encod_bins * scale, color=_GREY, linestyle="--", linewidth=0.8)
     for axis in axes[-1]:
@@ -312,17 +311,20 @@ def trajectories(
     colours = list(COLOURS[: len(groups)]) if few and by_condition else list(ramp)
     for trial in sorted(set(range(n_trials)) - {int(i) for group in groups for i in group}):
         axis.plot(*points[trial].T, color=_GREY, linewidth=0.5, alpha=0.4)
-    several = any(len(group) > 1 for group in groups)
+    averaged = any(len(group) > 1 for group in groups)
+    if averaged:
+        alpha, thin, thick, dot = (0.35, 0.6, 2.0, 5) if few else (0.15, 0.6, 1.2, 4)
+    else:
+        alpha, thin = (0.9 if n_trials <= 20 else 0.6), 0.9
     for group, colour in zip(groups, colours, strict=True):
         for trial in points[group]:
-            alpha = 0.35 if several else 0.9 if n_trials <= 20 else 0.6
-            axis.plot(*trial.T, color=colour, linewidth=0.6 if several else 0.9, alpha=alpha)
+            axis.plot(*trial.T, color=colour, linewidth=thin, alpha=alpha)
             axis.plot(*trial[:1].T, "o", color=colour, markersize=2, alpha=alpha)
-        if several:
+        if averaged:
             mean = points[group].mean(axis=0)
-            axis.plot(*mean.T, color=colour, linewidth=2)
-            axis.plot(*mean[:1].T, "o", color=colour, markersize=5)
-    _trajectories_legend(figure, colours, labels if by_condition and few else [], several)
+            axis.plot(*mean.T, color=colour, linewidth=thick)
+            axis.plot(*mean[:1].T, "o", color=colour, markersize=dot)
+    _trajectories_legend(figure, colours, labels if by_condition and few else [], averaged)
     if len(groups) > 1 and not (by_condition and few):
         numeric = by_condition and not isinstance(labels[0], str)
         ends = (float(labels[0]), float(labels[-1])) if numeric else (0.0, len(groups) - 1.0)
@@ -350,7 +352,8 @@ def losses(metrics: Metrics, *, title: str = "") -> Figure:
     ]
     panels = []
     for label, curves in (*_LOSS_PANELS, ("learning rate", tuple(rates))):
-        finite = [(n, c) for n, c in curves if n in metrics and np.isfinite(metrics[n][1]).any()]
+        known = [(name, curve) for name, curve in curves if name in metrics]
+        finite = tuple(pair for pair in known if np.isfinite(metrics[pair[0]][1]).any())
         if finite:
             panels.append((label, finite))
     if not panels:
@@ -369,19 +372,19 @@ def losses(metrics: Metrics, *, title: str = "") -> Figure:
             epochs, values = metrics[name]
             if name == "valid/recon_smth" and np.isfinite(values).any():
                 best = np.nanargmin(values)
-                curve += f" (lowest: epoch {epochs[best]:g})"
+                curve += f" (best: {epochs[best]:g})"
                 axis.plot(
                     epochs[best], values[best], "o", color=colour, markeredgecolor="white", zorder=3
                 )
             marker = "o" if len(epochs) == 1 else None
             axis.plot(epochs, values, color=colour, linewidth=1.1, marker=marker, label=curve)
         _focus(axis, [metrics[name][1] for name, _ in curves])
-        _clean(axis)
+        _clean(axis, whole_x=True)
         axis.set_xlabel("epoch", fontsize=_NORMAL)
         axis.set_ylabel(label, fontsize=_NORMAL)
         axis.set_xlim(-0.02 * last - 0.5, 1.02 * last + 0.5)
         if label != "learning rate" or len(curves) > 1:
-            axis.legend(fontsize=_SMALL, frameon=False)
+            axis.legend(fontsize=_SMALL, framealpha=0.6, edgecolor="none", handlelength=1.2)
     for axis in axes.flat[len(panels) :]:
         axis.remove()
     figure.align_ylabels()
@@ -530,7 +533,7 @@ def plot_run(run_dir: str | Path) -> list[Path]:
         draw("losses", lambda: losses(read_metrics(metrics)))
     for session, output in sorted(_output_files(run_dir).items()):
         for kind, make in _FROM_OUTPUT.items():
-            draw(f"{kind}_valid_sess{session}", lambda p=output, m=make: m(p))  # type: ignore[misc]
+            draw(f"{kind}_valid_sess{session}", partial(make, output))
     return drawn
 
 
@@ -564,7 +567,11 @@ def _read_trials(path: Path, max_trials: int | None, evenly: bool) -> dict[str, 
         if arrays["data"] is None:
             arrays["data"] = arrays["encod_data"]
     labels = trial_conditions(cond_idx, n_trials)
-    return {**arrays, "trials": chosen.tolist(), "labels": None if labels is None else labels[chosen]}
+    return {
+        **arrays,
+        "trials": chosen.tolist(),
+        "labels": None if labels is None else labels[chosen],
+    }
 
 
 def _raster_of_output(path: Path) -> Figure:
@@ -611,7 +618,7 @@ def spread(n_trials: int, max_trials: int | None) -> Array:
     return np.linspace(0, n_trials - 1, n_chosen).round().astype(int)
 
 
-def encoded_part(encod_data: Array | None) -> dict[str, int]:
+def encoded_part(encod_data: Any) -> dict[str, Any]:
     """Return T_enc and N_enc of encoded data (B, T_enc, N_enc) as arguments of the figures."""
     if encod_data is None:
         return {}
@@ -624,7 +631,9 @@ def encoded_part(encod_data: Array | None) -> dict[str, int]:
 def _trials(values: ArrayLike, name: str) -> Array:
     array = np.asarray(values, dtype=float)
     if array.ndim != 3 or 0 in array.shape:
-        raise ValueError(f"{name} must be (trials, time, channels), but its shape is {array.shape}.")
+        raise ValueError(
+            f"{name} must be (trials, time, channels), but its shape is {array.shape}."
+        )
     return array
 
 
@@ -718,7 +727,7 @@ def _principal_components(values: Array, n_components: int) -> tuple[Array, Arra
 def _ticks(whole: bool = False) -> MaxNLocator:
     from matplotlib.ticker import MaxNLocator
 
-    return MaxNLocator(4, steps=[1, 2, 5, 10], integer=whole)
+    return MaxNLocator(4, steps=[1, 2, 5, 10], integer=whole, min_n_ticks=1 if whole else 3)
 
 
 def _clean(axis: Axes, whole_x: bool = False) -> None:
@@ -728,7 +737,7 @@ def _clean(axis: Axes, whole_x: bool = False) -> None:
     axis.tick_params(labelsize=_SMALL, length=2.5)
     axis.xaxis.set_major_locator(_ticks(whole_x))
     axis.yaxis.set_major_locator(_ticks(whole=bool(axis.images)))
-    numbers = ScalarFormatter(useMathText=True)
+    numbers = ScalarFormatter(useMathText=True, useOffset=False)
     numbers.set_powerlimits((-2, 4))
     axis.yaxis.set_major_formatter(numbers)
     axis.yaxis.get_offset_text().set_fontsize(_SMALL)
@@ -802,7 +811,7 @@ def _psth_legend(
     from matplotlib.lines import Line2D
 
     handles = [
-        Line2D([], [], color=colour, label=f"{_label(label)} ({len(group)} trials)")
+        Line2D([], [], color=colour, label=f"{_label(label)} (n = {len(group)})")
         for label, group, colour in zip(labels, members, COLOURS, strict=False)
     ]
     if later_bins:

@@ -168,8 +168,10 @@ def _write_summary(run_dir: Path, summary: Mapping[str, Any]) -> None:
 
 def _report(run_dir: Path, summary: Mapping[str, Any], files: Sequence[Path]) -> None:
     """Print the scores, and the paths of everything that was made."""
-    print(f"\nTrained for {summary['epochs']} epochs in {summary['training_seconds']:.0f} s; best "
-          f"smoothed validation loss (valid/recon_smth): {summary['best_valid_recon_smth']}")
+    print(
+        f"\nTrained for {summary['epochs']} epochs in {summary['training_seconds']:.0f} s; best "
+        f"smoothed validation loss (valid/recon_smth): {summary['best_valid_recon_smth']}"
+    )
     for session, scores in enumerate(summary["scores"]):
         print(f"Validation scores of session {session}, from posterior means:")
         for name, value in scores.items():
@@ -194,7 +196,7 @@ def _default_run_dir(config: DictConfig) -> Path:
 
 
 def _make_data_path_absolute(config: DictConfig) -> None:
-    """The run works in its own folder, but a relative path is meant from the current one."""
+    """Keep the meaning of a relative path, since the run works in its own folder."""
     pattern = config.datamodule.get("datafile_pattern")
     if pattern and glob.glob(str(pattern)):
         absolute = str(Path(pattern).absolute())

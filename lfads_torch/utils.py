@@ -41,7 +41,7 @@ def send_batch_to_device(batch: Any, device: torch.device | str) -> Any:
 
 
 def move_aside(path: str | Path) -> Path | None:
-    """Rename an existing file or folder to the first free ``name.1``, ``name.2``, …
+    """Rename an existing file or folder to ``name.1``, or the first such name that is free.
 
     So a new file can take its name and the old one is kept. The number goes before the suffix of
     a file (``metrics.1.csv``). Returns the new path, or None where there was nothing to rename.

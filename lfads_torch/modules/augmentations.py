@@ -215,7 +215,7 @@ class SpikeJitter:
         )
 
     def _jitter(self, data: Tensor) -> Tensor:
-        n_trials, n_bins, n_channels = data.shape
+        n_bins = data.shape[1]
         spikes = data.nan_to_num(nan=0.0).floor().clamp(min=0)
         trial, time, channel = spikes.nonzero(as_tuple=True)
         repeats = spikes[trial, time, channel].long()

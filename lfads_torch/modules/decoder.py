@@ -260,7 +260,7 @@ class Decoder(nn.Module):
     def recurrent_weights(self) -> dict[str, list[Tensor]]:
         """Return the matrices that ``l2_gen_scale`` and ``l2_con_scale`` penalise."""
         cell = self.rnn.cell
-        weights = {"gen": [cell.gen_cell.weight_hh]}
+        weights: dict[str, list[Tensor]] = {"gen": [cell.gen_cell.weight_hh]}
         if self.use_con:
             weights["con"] = [cell.con_cell.weight_hh]
         return weights

@@ -93,7 +93,7 @@ class Encoder(nn.Module):
 
     def recurrent_weights(self) -> dict[str, list[Tensor]]:
         """Return the matrices that ``l2_ic_enc_scale`` and ``l2_ci_enc_scale`` penalise."""
-        weights = {"ic_enc": self.ic_enc.recurrent_weights()}
+        weights: dict[str, list[Tensor]] = {"ic_enc": self.ic_enc.recurrent_weights()}
         if self.use_con:
             weights["ci_enc"] = self.ci_enc.recurrent_weights()
         return weights

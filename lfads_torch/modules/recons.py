@@ -65,7 +65,7 @@ class Reconstruction(nn.Module, ABC):
 
 
 class Poisson(Reconstruction):
-    r"""Spike counts with log rate x: :math:`e^x - kx + \log k!`, by Stirling's formula for k > 1."""
+    r"""Spike counts k with log rate x: :math:`e^x - kx + \log k!`, with Stirling's formula."""
 
     n_params = 1
 
@@ -92,8 +92,8 @@ class Poisson(Reconstruction):
         fractional = data.isfinite() & (data != data.round())
         if fractional.any():
             warnings.warn(
-                f"{type(self).__name__} models spike counts, but {fractional.float().mean():.1%} of "
-                f"the values are not whole (the first is {data[fractional][0]:g}). If these are "
+                f"{type(self).__name__} models spike counts, but {fractional.float().mean():.1%} "
+                f"of the values are not whole (the first is {data[fractional][0]:g}). If these are "
                 f"rates, multiply them by the bin width.",
                 stacklevel=2,
             )

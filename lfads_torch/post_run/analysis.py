@@ -18,6 +18,7 @@ from lfads_torch.modules.recons import Poisson
 from lfads_torch.tuples import Encoding, SessionBatch, SessionOutput
 from lfads_torch.utils import move_aside, send_batch_to_device
 
+
 def run_posterior_sampling(
     model: LFADS,
     datamodule: BasicDataModule,
@@ -99,8 +100,11 @@ def validation_scores(model: LFADS, output_file: str | Path, session: int = 0) -
         data smoothed by the Gaussian whose width, ``smoothing_width`` in bins, suits best.
     """
     with h5py.File(output_file) as file:
-        read = {key: torch.tensor(file[f"valid_{key}"][()]).float() for key in
-                ("encod_data", "recon_data", "output_params", "truth") if f"valid_{key}" in file}
+        read = {
+            key: torch.tensor(file[f"valid_{key}"][()]).float()
+            for key in ("encod_data", "recon_data", "output_params", "truth")
+            if f"valid_{key}" in file
+        }
         factor = float(file["conversion_factor"][()]) if "conversion_factor" in file else 1.0
     rates, counts = read["output_params"], read["recon_data"]
     _, n_bins, n_channels = read["encod_data"].shape
@@ -156,7 +160,7 @@ def _sample_session(
         file.attrs["num_samples"] = sampling.num_samples
         _copy_inputs(datamodule, session, file)
         for split, loader in datamodule.predict_dataloader()[session].items():
-            first = 0
+            first, n_trials = 0, len(getattr(datamodule, f"{split}_ds")[session])
             for batch, _ in loader:
                 trials = slice(first, first + len(batch.encod_data))
                 batch = model.infer_aug_stack.process_batch(
@@ -165,7 +169,7 @@ def _sample_session(
                 for name, index, values in sampling.run(model, session, batch):
                     key = f"{split}_{name}"
                     if key not in file:
-                        shape = (len(loader.dataset), *values.shape[1:])
+                        shape = (n_trials, *values.shape[1:])
                         if index is not None:
                             shape = (shape[0], sampling.num_samples, *shape[2:])
                         file.create_dataset(key, shape, dtype=values.dtype)
@@ -268,8 +272,13 @@ class _Moments:
 
 def _repeat(encoding: Encoding, n_samples: int) -> Encoding:
     """Repeat every trial, so that its samples follow each other."""
-    tensors = (tensor.repeat_interleave(n_samples, dim=0) for tensor in encoding[:-1])
-    return Encoding(*tensors, {s: n * n_samples for s, n in encoding.n_trials.items()})
+    return Encoding(
+        ic_mean=encoding.ic_mean.repeat_interleave(n_samples, dim=0),
+        ic_std=encoding.ic_std.repeat_interleave(n_samples, dim=0),
+        ci=encoding.ci.repeat_interleave(n_samples, dim=0),
+        ext_input=encoding.ext_input.repeat_interleave(n_samples, dim=0),
+        n_trials={session: n * n_samples for session, n in encoding.n_trials.items()},
+    )
 
 
 def _numpy(values: Tensor) -> np.ndarray:

@@ -76,7 +76,8 @@ def test_normal_prior_that_differs_by_bin():
 # ------------------------------------------------------------------ autoregressive
 
 
-TAUS, NVARS = torch.tensor([10.0, 2.0, 0.5]), torch.tensor([0.1, 0.7, 2.0])
+TAUS = torch.tensor([10.0, 2.0, 0.5], dtype=torch.float64)
+NVARS = torch.tensor([0.1, 0.7, 2.0], dtype=torch.float64)
 
 
 def ar_prior(**options):
@@ -163,14 +164,21 @@ def test_autoregressive_kl_is_exact_by_default():
     assert prior(mean, std).item() == prior(mean, std).item()
 
 
-def test_one_sample_estimate_has_gradients():
-    prior = ar_prior(exact_kl=False)
-    mean, std = posterior_params(2, 3, 3)
-    prior(mean, std).backward()
-    assert all(x.grad.all() for x in (mean, std, prior.logtaus, prior.lognvars))
+def test_one_sample_estimates_have_the_gradients_of_the_exact_kl_in_expectation():
+    mean, std = posterior_params(1, 3, 3)
+    n = 40_000
+    prior, sampled = ar_prior(), ar_prior(exact_kl=False)
+    exact = prior(mean, std)
+    estimate = sampled(mean.expand(n, -1, -1), std.expand(n, -1, -1))
+    torch.testing.assert_close(
+        torch.autograd.grad(estimate, (mean, std, sampled.logtaus, sampled.lognvars)),
+        torch.autograd.grad(exact, (mean, std, prior.logtaus, prior.lognvars)),
+        rtol=0.03,
+        atol=0.1,
+    )
 
 
-@pytest.mark.parametrize("tau", [1e-3, 1e6])
+@pytest.mark.parametrize("tau", [1e-3, 1e9])
 def test_autoregressive_kl_is_finite_for_extreme_time_constants(tau):
     prior = AutoregressiveMultivariateNormal(tau, 0.1, 2).float()
     mean, std = torch.randn(2, 5, 2).float(), torch.ones(2, 5, 2).float()
