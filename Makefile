@@ -40,8 +40,8 @@ $(STAMP): setup.py pyproject.toml constraints.txt Makefile
 	$(BIN)/python -m pip install --quiet --no-deps $(NLB_TOOLS)
 	@echo "$(CURDIR)" > $@
 
-run: $(STAMP) ## train a model; ARGS="..." is handed to scripts/run_single.py
-	$(BIN)/python scripts/run_single.py $(ARGS)
+run: $(STAMP) ## train on the shipped data; or ARGS="..." for scripts/run_single.py
+	$(BIN)/python scripts/run_single.py $(or $(ARGS),trainer.max_epochs=200)
 
 # One thread: on few cores, a pool of threads waits more than it works at the size of the tests.
 test: $(STAMP) ## run the fast tests; ARGS="..." is handed to pytest

@@ -434,8 +434,8 @@ class LFADS(pl.LightningModule):
             f"{found}. Likely causes: a learning rate that is too high (model.lr_init = "
             f"{hps.lr_init:g}), gradients that are not clipped (trainer.gradient_clip_val), "
             f"missing samples (NaN) without SelectiveBackpropThruTime in both augmentation stacks, "
-            f"or data outside of what the reconstruction can produce. The checkpoints of the epochs before "
-            f"are kept."
+            f"or data outside of what the reconstruction can produce. The checkpoints of the "
+            f"epochs before are kept."
         )
 
     def configure_optimizers(self) -> OptimizerLRScheduler:

@@ -553,7 +553,8 @@ def _read_trials(path: Path, max_trials: int | None, evenly: bool) -> dict[str, 
         chosen = spread(n_trials, max_trials) if evenly else np.arange(n_trials)[:max_trials]
 
         def read(name: str) -> Array | None:
-            return file[f"valid_{name}"][chosen] if f"valid_{name}" in file else None
+            # Chosen in memory: h5py cannot choose from arrays without channels.
+            return file[f"valid_{name}"][()][chosen] if f"valid_{name}" in file else None
 
         arrays = {
             name: read(name)

@@ -29,9 +29,7 @@ def saved(model, path):
 
 def assert_same_model(a, b):
     assert dict(a.hparams) == dict(b.hparams)
-    for (key, x), (other, y) in zip(
-        a.state_dict().items(), b.state_dict().items(), strict=True
-    ):
+    for (key, x), (other, y) in zip(a.state_dict().items(), b.state_dict().items(), strict=True):
         assert key == other
         assert torch.equal(x, y)
     assert [p.requires_grad for p in a.parameters()] == [p.requires_grad for p in b.parameters()]
@@ -46,7 +44,9 @@ VARIANTS = {
     "student": {"co_prior": priors.MultivariateStudentT(0.0, 0.3, 5.0, 2),
                 "ic_prior": priors.Null(), "variational": False},
     "frozen_readin": {"readin": [nn.Linear(4, 4).requires_grad_(False)]},
-    "deep_readout": {"readout": [nn.Sequential(nn.Linear(3, 4, bias=False), nn.ELU(), nn.Linear(4, 5))]},
+    "deep_readout": {
+        "readout": [nn.Sequential(nn.Linear(3, 4, bias=False), nn.ELU(), nn.Linear(4, 5))]
+    },
     "augmented": {"train_aug_stack": augmentations.AugmentationStack(
         [augmentations.SpikeJitter(3), augmentations.TemporalShift(2.0, 4),
          augmentations.SelectiveBackpropThruTime(), augmentations.SampleValidation(0.1, 0, False),
@@ -100,12 +100,20 @@ def test_own_classes_are_rebuilt_only_if_trusted(tmp_path):
 
 def test_a_class_that_hides_its_arguments_must_be_passed(tmp_path):
     path = saved(tiny_model(reconstruction=[ForgetfulRecon(1.5)]), tmp_path / "model.ckpt")
-    with pytest.raises(ValueError, match="exponent.*pass reconstruction="):
+    with pytest.raises(ValueError, match=r"exponent.*pass reconstruction="):
         LFADS.load_from_checkpoint(path, trusted=["tests"])
 
 
-@pytest.mark.parametrize("target", ["os.system", "subprocess.Popen", "lfads_torch.model.pl.Trainer",
-                                    "lfads_torch.datamodules.Path", "torch.nn.functional.relu"])
+@pytest.mark.parametrize(
+    "target",
+    [
+        "os.system",
+        "subprocess.Popen",
+        "lfads_torch.model.pl.Trainer",
+        "lfads_torch.datamodules.Path",
+        "torch.nn.functional.relu",
+    ],
+)
 def test_descriptions_build_nothing_else(target):
     with pytest.raises(ValueError, match="co_prior"):
         checkpoints.build({"_target_": target, "_args_": ["touch x"]}, "co_prior")
@@ -119,7 +127,7 @@ class Malicious:
 def test_malicious_pickles_are_not_executed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.save({"state_dict": {}, "hyper_parameters": {"x": Malicious()}}, "bad.ckpt")
-    with pytest.raises(ValueError, match="hyper_parameters|cannot be read"):
+    with pytest.raises(ValueError, match="cannot be read"):
         checkpoints.load_checkpoint("bad.ckpt")
     torch.save({"state_dict": {}, "x": Sneaky()}, "sneaky.ckpt")
     checkpoints.load_checkpoint("sneaky.ckpt")
@@ -147,6 +155,7 @@ def test_files_that_are_no_checkpoints(tmp_path):
 
 def published_class(module, name, base=object):
     """Make a class that pickles under a published name, with the attributes it is given."""
+
     def __init__(self, **attributes):
         super(cls, self).__init__()
         for key, value in attributes.items():
@@ -187,9 +196,7 @@ def published(request, tmp_path, monkeypatch):
         model = tiny_model(lr_init=0.123)
         hyper = dict(model.hparams) | {
             "train_aug_stack": stack,
-            "infer_aug_stack": made["AugmentationStack"](
-                transforms=[], batch_order=[], loss_order=[], batch_transforms=[], loss_transforms=[]
-            ),
+            "infer_aug_stack": made["AugmentationStack"](batch_transforms=[], loss_transforms=[]),
             "co_prior": prior,
         }
         checkpoint = {

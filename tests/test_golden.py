@@ -12,7 +12,7 @@ from lfads_torch.model import LFADS
 from lfads_torch.tuples import SessionBatch, SessionOutput
 
 GOLDEN = Path(__file__).parent / "golden"
-SINGLE = sorted(p.stem for p in GOLDEN.glob("*.yaml") if p.stem not in ("variational", "two_sessions"))
+SINGLE = sorted({path.stem for path in GOLDEN.glob("*.yaml")} - {"variational", "two_sessions"})
 TOLERANCES = {torch.float64: 1e-8, torch.float32: 1e-4}
 
 

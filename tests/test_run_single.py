@@ -123,7 +123,8 @@ def test_best_checkpoint_makes_the_output(finished):
     best = min(range(6), key=lambda epoch: float(logged[str(epoch), "valid/recon_smth"]))
     assert f"epoch{best:04d}" in summary["best_checkpoint"]
     model = LFADS.load_from_checkpoint(run_dir / summary["best_checkpoint"]).eval()
-    with h5py.File(run_dir / "lfads_output_sess0.h5") as output, h5py.File(home / "tiny.h5") as data:
+    output_file = run_dir / "lfads_output_sess0.h5"
+    with h5py.File(output_file) as output, h5py.File(home / "tiny.h5") as data:
         for key in data:
             np.testing.assert_array_equal(output[key][()], data[key][()])
         with torch.no_grad():
@@ -189,9 +190,9 @@ def test_resumes_after_kill_to_the_same_numbers(tmp_path, tiny_file):
     assert resumed.returncode == 0, resumed.stderr
     assert 5 <= killed_at < 60
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
-    with h5py.File(tmp_path / "whole" / "lfads_output_sess0.h5") as a:
-        with h5py.File(tmp_path / "cut" / "lfads_output_sess0.h5") as b:
-            assert a.keys() == b.keys()
+    outputs = [tmp_path / name / "lfads_output_sess0.h5" for name in ("whole", "cut")]
+    with h5py.File(outputs[0]) as whole, h5py.File(outputs[1]) as cut:
+        assert whole.keys() == cut.keys()
 
 
 def test_resume_of_a_finished_run(finished):
@@ -265,7 +266,8 @@ def test_nothing_optional_is_imported(tmp_path, tiny_file):
     code = (
         "import sys, pkgutil, importlib, lfads_torch, lfads_torch.modules, lfads_torch.post_run\n"
         "for p in (lfads_torch, lfads_torch.modules, lfads_torch.post_run):\n"
-        "    for m in pkgutil.iter_modules(p.__path__): importlib.import_module(p.__name__ + '.' + m.name)\n"
+        "    for m in pkgutil.iter_modules(p.__path__, p.__name__ + '.'):\n"
+        "        importlib.import_module(m.name)\n"
         "from omegaconf import OmegaConf\n"
         "bad = {'ray', 'nlb_tools', 'wandb', 'pandas'} & set(sys.modules)\n"
         "assert not bad, bad\n"
