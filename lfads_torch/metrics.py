@@ -24,7 +24,9 @@ def r2_score(preds: Tensor, targets: Tensor) -> Tensor:
     preds, targets = preds.flatten(0, -2), targets.flatten(0, -2)
     total = ((targets - targets.mean(dim=0)) ** 2).sum(dim=0)
     residual = ((targets - preds) ** 2).sum(dim=0)
-    return (1 - residual / total)[total > 0].mean()
+    # Not total > 0: the mean of a constant is rounded.
+    varies = targets.amax(dim=0) > targets.amin(dim=0)
+    return (1 - residual / total)[varies].mean()
 
 
 def bits_per_spike(preds: Tensor, targets: Tensor) -> Tensor:
@@ -52,7 +54,9 @@ def bits_per_spike(preds: Tensor, targets: Tensor) -> Tensor:
     null = (counts.sum(dim=(0, 1), keepdim=True) / n_observed).expand_as(counts)
     nll_null = F.poisson_nll_loss(null, counts, log_input=False, reduction="none")
     nll_model = F.poisson_nll_loss(preds, counts, reduction="none")
-    return ((nll_null - nll_model) * observed).sum() / (math.log(2) * counts.sum())
+    n_spikes = counts.sum()
+    bits = ((nll_null - nll_model) * observed).sum() / (math.log(2) * n_spikes)
+    return bits.masked_fill(n_spikes == 0, torch.nan)
 
 
 def regional_bits_per_spike(
@@ -150,7 +154,8 @@ class EpochMeans:
         weights = weight * ~value.isnan()
         sums = self._sums.setdefault(name, {})
         total, count = sums.get(session, (torch.zeros_like(value), torch.zeros_like(weights)))
-        sums[session] = (total + value.nan_to_num(nan=0.0) * weights, count + weights)
+        value = torch.where(weights > 0, value * weights, torch.zeros_like(value))
+        sums[session] = (total + value, count + weights)
 
     def compute(self) -> dict[str, Tensor]:
         """Return the mean of every name; NaN where there was no value."""

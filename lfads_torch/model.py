@@ -398,7 +398,7 @@ class LFADS(pl.LightningModule):
                 )
                 for name, value in zip(("bps", "co_bps", "fp_bps"), bps, strict=True):
                     means.update(name, value.clamp(min=-1), n_trials, session=s)
-            r2 = terms.l2.new_tensor(torch.nan)
+            r2 = b.recon_data.new_tensor(torch.nan)
             if b.truth is not None and b.truth.numel():
                 rates = self.recon[s].compute_means(output[s].output_params)
                 t_ic = hps.ic_enc_seq_len
@@ -427,7 +427,7 @@ class LFADS(pl.LightningModule):
         """Say which term of the loss is not finite, and why this may be."""
         values = {f"recon/sess{s}": loss for s, loss in terms.recon_sessions.items()}
         values |= {"wt_l2": terms.l2, "wt_kl/ic": terms.kl_ic, "wt_kl/co": terms.kl_co}
-        found = ", ".join(f"{split}/{name} = {float(v):g}" for name, v in values.items())
+        found = ", ".join(f"{split}/{name} = {torch.as_tensor(v).item():g}" for name, v in values.items())
         hps = self.hparams
         return (
             f"The {split} loss is not finite in epoch {self.current_epoch}, step {batch_idx}: "

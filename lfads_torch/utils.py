@@ -49,8 +49,9 @@ def move_aside(path: str | Path) -> Path | None:
     path = Path(path)
     if not path.exists():
         return None
+    stem, suffix = (path.name, "") if path.is_dir() else (path.stem, path.suffix)
     number = 1
-    while (aside := path.with_name(f"{path.stem}.{number}{path.suffix}")).exists():
+    while (aside := path.with_name(f"{stem}.{number}{suffix}")).exists():
         number += 1
     path.rename(aside)
     return aside

@@ -9,7 +9,8 @@ Where there are bins that only the initial-condition encoder sees (``ic_enc_seq_
 no mask hides them, and their losses always pass gradients.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -25,18 +26,21 @@ LogFn = Callable[..., None]
 class AugmentedBatch(SessionBatch):
     """A :class:`~lfads_torch.tuples.SessionBatch` with what transforms noted about it."""
 
-    notes: dict[Any, Tensor]
+    notes: Mapping[Any, Tensor] = MappingProxyType({})
     """By the transform that made it, a tensor such as the mask of the samples it hid."""
 
+    def _replace(self, **fields: Any) -> "AugmentedBatch":
+        return self.annotate(super()._replace(**fields), self.notes)
+
     @classmethod
-    def annotate(cls, batch: SessionBatch, notes: dict[Any, Tensor]) -> "AugmentedBatch":
+    def annotate(cls, batch: SessionBatch, notes: Mapping[Any, Tensor]) -> "AugmentedBatch":
         """Return ``batch`` with its own notes, if it has any, and these."""
         annotated = cls(*batch)
         annotated.notes = {**notes_of(batch), **notes}
         return annotated
 
 
-def notes_of(batch: SessionBatch) -> dict[Any, Tensor]:
+def notes_of(batch: SessionBatch) -> Mapping[Any, Tensor]:
     """Return what transforms noted about the batch."""
     return batch.notes if isinstance(batch, AugmentedBatch) else {}
 
@@ -168,12 +172,14 @@ class SelectiveBackpropThruTime:
         """Replace NaN.
 
         Missing targets become their channel's mean over the batch: in the support of whichever
-        distribution the others have, so that what is masked later is finite.
+        distribution the others have, so that what is masked later is finite. A channel without
+        any observed sample gets the mean over channels.
         """
         observed = ~batch.recon_data.isnan()
         counts = observed.sum(dim=(0, 1), keepdim=True)
         means = batch.recon_data.nansum(dim=(0, 1), keepdim=True) / counts.clamp(min=1)
-        filled = torch.where(counts > 0, means, torch.ones_like(means))
+        overall = batch.recon_data.nanmean().nan_to_num(nan=1.0)
+        filled = torch.where(counts > 0, means, overall)
         return AugmentedBatch.annotate(
             batch._replace(
                 encod_data=batch.encod_data.nan_to_num(nan=0.0),
@@ -220,11 +226,13 @@ class SpikeJitter:
         trial, time, channel = spikes.nonzero(as_tuple=True)
         repeats = spikes[trial, time, channel].long()
         trial, time, channel = (i.repeat_interleave(repeats) for i in (trial, time, channel))
-        time = time + torch.randint(-self.width, self.width + 1, time.shape, device=time.device)
+        moved = time + torch.randint(-self.width, self.width + 1, time.shape, device=time.device)
         # A triangle wave of this period reflects at both ends, however far a spike would go.
         period = max(2 * (n_bins - 1), 1)
-        time = time.remainder(period)
-        time = torch.minimum(time, period - time) if n_bins > 1 else torch.zeros_like(time)
+        moved = moved.remainder(period)
+        moved = torch.minimum(moved, period - moved) if n_bins > 1 else torch.zeros_like(time)
+        # A spike that would move to a missing sample stays.
+        time = torch.where(data.isnan()[trial, moved, channel], time, moved)
         jittered = torch.zeros_like(data).index_put(
             (trial, time, channel), data.new_ones(()), accumulate=True
         )

@@ -111,7 +111,9 @@ class PoissonBPS(Poisson):
         """Return the loss in bits per spike."""
         null_rates = data.mean(dim=(0, 1), keepdim=True).expand_as(data)
         null = F.poisson_nll_loss(null_rates, data, log_input=False, full=True, reduction="none")
-        return (super().compute_loss(data, output_params) - null) / (math.log(2) * data.mean())
+        # At least one spike, so that a batch without any has a finite loss.
+        mean_count = data.mean().clamp(min=1 / data.numel())
+        return (super().compute_loss(data, output_params) - null) / (math.log(2) * mean_count)
 
 
 class MSE(Reconstruction):
@@ -214,10 +216,11 @@ class ZeroInflatedGamma(Reconstruction):
         shapes, rates, q = self._distribution_params(output_params)
         q_logits = output_params[..., 2]
         is_zero = data == 0
-        # log(1 - q), which stays finite where q rounds to 1.
-        log_zero = torch.where(q_logits < 0, torch.log1p(-q), F.logsigmoid(-q_logits))
-        # Zeros are not gamma distributed: give them a harmless value, or their gradient is NaN.
-        shifted = torch.where(is_zero, torch.ones_like(data), data - self.gamma_loc)
+        # log(1 - q), which stays finite, with its gradient, where q rounds to 1.
+        log_zero = F.logsigmoid(-q_logits.clamp(min=math.log(1e-5 / (1 - 1e-5))))
+        # Zeros, and what SelectiveBackpropThruTime fills in for missing samples, are not gamma
+        # distributed: give them a harmless value, or their gradient is NaN.
+        shifted = torch.where(data > self.gamma_loc, data - self.gamma_loc, torch.ones_like(data))
         log_gamma = GammaDistribution(shapes, rates, validate_args=False).log_prob(shifted)
         return -torch.where(is_zero, log_zero, torch.log(q) + log_gamma)
 
@@ -246,7 +249,7 @@ class ZeroInflatedGamma(Reconstruction):
         if f"{prefix}scale" not in state_dict:
             warnings.warn(
                 f"The checkpoint has no {prefix}scale (the published implementation did not save "
-                f"it): the scales stay at scale_init = {self.scale_init:g}.",
+                f"it): the scales stay as they are, at scale_init = {self.scale_init:g} in a new model.",
                 stacklevel=2,
             )
             state_dict = {**state_dict, f"{prefix}scale": self.scale.detach()}
