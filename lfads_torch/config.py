@@ -152,6 +152,7 @@ def compose(
     except OmegaConfBaseException as error:
         raise ValueError(f"The configuration {primary} cannot be resolved: {error}") from error
     _modernise_trainer(config)
+    _drop_inherited_arguments(config)
     infer_dimensions(config)
     _check_complete(config)
     _check_keys(config)
@@ -279,7 +280,7 @@ def _takes(node: Any, argument: str) -> bool:
     """Tell whether what a configuration makes takes an argument."""
     if not isinstance(node, DictConfig) or "_target_" not in node:
         return False
-    return argument in inspect.signature(_locate(node._target_, "_target_")).parameters
+    return argument in inspect.signature(_locate(node._target_, "model")).parameters
 
 
 def _settle(node: DictConfig, key: str, found: int, path: Path, unit: str = "") -> None:
@@ -351,6 +352,23 @@ def _check_keys(config: DictConfig) -> None:
                     f"The model's configuration leaves out {', '.join(lacking)}. Start from the "
                     f"packaged model/base.yaml (defaults: [base, _self_]), which has them all."
                 )
+
+
+def _drop_inherited_arguments(config: DictConfig) -> None:
+    """Take from parts with another class than in model/base.yaml what only the latter takes.
+
+    Composition merges a part of one's own into that of base.yaml, arguments included.
+    """
+    if not isinstance(config.get("model"), DictConfig):
+        return
+    base: Any = OmegaConf.load(packaged_configs() / "model" / "base.yaml")
+    for key, node in _targets(config.model):
+        inherited = base.get(key)
+        if isinstance(inherited, DictConfig) and inherited._target_ != node._target_:
+            with open_dict(node):
+                for name in inherited:
+                    if name in node and name not in _HYDRA_KEYS and not _takes(node, name):
+                        del node[name]
 
 
 def _modernise_trainer(config: DictConfig) -> None:

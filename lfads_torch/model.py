@@ -427,7 +427,9 @@ class LFADS(pl.LightningModule):
         """Say which term of the loss is not finite, and why this may be."""
         values = {f"recon/sess{s}": loss for s, loss in terms.recon_sessions.items()}
         values |= {"wt_l2": terms.l2, "wt_kl/ic": terms.kl_ic, "wt_kl/co": terms.kl_co}
-        found = ", ".join(f"{split}/{name} = {torch.as_tensor(v).item():g}" for name, v in values.items())
+        found = ", ".join(
+            f"{split}/{name} = {torch.as_tensor(v).item():g}" for name, v in values.items()
+        )
         hps = self.hparams
         return (
             f"The {split} loss is not finite in epoch {self.current_epoch}, step {batch_idx}: "

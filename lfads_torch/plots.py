@@ -546,11 +546,11 @@ def _output_files(run_dir: Path) -> dict[int, Path]:
     }
 
 
-def _read_trials(path: Path, max_trials: int | None, evenly: bool) -> dict[str, Any]:
+def _read_trials(path: Path, max_trials: int | None) -> dict[str, Any]:
     """Read arrays of some validation trials; absent ones are None."""
     with h5py.File(path) as file:
         n_trials = len(file["valid_output_params"])
-        chosen = spread(n_trials, max_trials) if evenly else np.arange(n_trials)[:max_trials]
+        chosen = spread(n_trials, max_trials)
 
         def read(name: str) -> Array | None:
             # Chosen in memory: h5py cannot choose from arrays without channels.
@@ -576,7 +576,7 @@ def _read_trials(path: Path, max_trials: int | None, evenly: bool) -> dict[str, 
 
 
 def _raster_of_output(path: Path) -> Figure:
-    arrays = _read_trials(path, 3, evenly=False)
+    arrays = _read_trials(path, 3)
     return raster(
         arrays["data"],
         arrays["output_params"],
@@ -589,7 +589,7 @@ def _raster_of_output(path: Path) -> Figure:
 
 
 def _psth_of_output(path: Path) -> Figure | None:
-    arrays = _read_trials(path, None, evenly=False)
+    arrays = _read_trials(path, None)
     if arrays["labels"] is None:
         return None
     return psth(
@@ -602,7 +602,7 @@ def _psth_of_output(path: Path) -> Figure | None:
 
 
 def _trajectories_of_output(path: Path) -> Figure:
-    arrays = _read_trials(path, 200, evenly=True)
+    arrays = _read_trials(path, 200)
     return trajectories(arrays["factors"], arrays["labels"])
 
 
@@ -868,7 +868,9 @@ def _ramp_bar(figure: Figure, axis: Axes, ends: tuple[float, float], label: str)
     from matplotlib.colors import ListedColormap, Normalize
 
     cmap = ListedColormap(colormaps["viridis"](np.linspace(0, 0.95, 256)))
-    bar = figure.colorbar(ScalarMappable(Normalize(*ends), cmap), ax=axis, shrink=0.6, aspect=25)
+    bar = figure.colorbar(
+        ScalarMappable(Normalize(*ends), cmap), ax=axis, shrink=0.6, aspect=25, pad=0.12
+    )
     bar.locator = _ticks(whole=True)
     bar.update_ticks()
     bar.set_label(label, fontsize=_NORMAL)
