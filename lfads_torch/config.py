@@ -366,7 +366,7 @@ def _drop_inherited_arguments(config: DictConfig) -> None:
         inherited = base.get(key)
         if isinstance(inherited, DictConfig) and inherited._target_ != node._target_:
             with open_dict(node):
-                for name in inherited:
+                for name in map(str, inherited):
                     if name in node and name not in _HYDRA_KEYS and not _takes(node, name):
                         del node[name]
 

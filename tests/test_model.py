@@ -1,4 +1,4 @@
-"""The model as users call it: bare, under a trainer, with several sessions, with missing samples."""
+"""The model as users call it: bare, under a trainer, with several sessions, missing samples."""
 
 import inspect
 
@@ -16,13 +16,16 @@ from lfads_torch.modules.recons import Gaussian, Poisson
 from lfads_torch.tuples import SessionBatch, SessionOutput
 from tests.conftest import tiny_arrays, tiny_model, write_file
 
-ARGUMENTS = """encod_data_dim encod_seq_len recon_seq_len ext_input_dim ic_enc_seq_len ic_enc_dim
-ci_enc_dim ci_lag con_dim co_dim ic_dim gen_dim fac_dim dropout_rate reconstruction variational
-co_prior ic_prior ic_post_var_min cell_clip train_aug_stack infer_aug_stack readin readout
-loss_scale recon_reduce_mean lr_scheduler lr_init lr_stop lr_decay lr_patience lr_adam_beta1
-lr_adam_beta2 lr_adam_epsilon weight_decay l2_start_epoch l2_increase_epoch l2_ic_enc_scale
-l2_ci_enc_scale l2_gen_scale l2_con_scale kl_start_epoch kl_increase_epoch kl_ic_scale
-kl_co_scale""".split()
+ARGUMENTS = [
+    "encod_data_dim", "encod_seq_len", "recon_seq_len", "ext_input_dim", "ic_enc_seq_len",
+    "ic_enc_dim", "ci_enc_dim", "ci_lag", "con_dim", "co_dim", "ic_dim", "gen_dim", "fac_dim",
+    "dropout_rate", "reconstruction", "variational", "co_prior", "ic_prior", "ic_post_var_min",
+    "cell_clip", "train_aug_stack", "infer_aug_stack", "readin", "readout", "loss_scale",
+    "recon_reduce_mean", "lr_scheduler", "lr_init", "lr_stop", "lr_decay", "lr_patience",
+    "lr_adam_beta1", "lr_adam_beta2", "lr_adam_epsilon", "weight_decay", "l2_start_epoch",
+    "l2_increase_epoch", "l2_ic_enc_scale", "l2_ci_enc_scale", "l2_gen_scale", "l2_con_scale",
+    "kl_start_epoch", "kl_increase_epoch", "kl_ic_scale", "kl_co_scale",
+]  # fmt: skip
 
 
 def batch(n=4, seed=0, **fields):

@@ -27,7 +27,7 @@ def blocks(language):
 
 def execute(command, cwd, *more):
     """Run a command of the README, shorter, with this interpreter."""
-    words = [word for word in shlex.split(command.replace("\\\n", " "))]
+    words = shlex.split(command.replace("\\\n", " "))
     environment = dict(os.environ)
     while "=" in words[0]:
         name, _, value = words.pop(0).partition("=")

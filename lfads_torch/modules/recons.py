@@ -249,7 +249,8 @@ class ZeroInflatedGamma(Reconstruction):
         if f"{prefix}scale" not in state_dict:
             warnings.warn(
                 f"The checkpoint has no {prefix}scale (the published implementation did not save "
-                f"it): the scales stay as they are, at scale_init = {self.scale_init:g} in a new model.",
+                f"it): the scales stay as they are, which in a new model is scale_init = "
+                f"{self.scale_init:g}.",
                 stacklevel=2,
             )
             state_dict = {**state_dict, f"{prefix}scale": self.scale.detach()}

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from lfads_torch.datamodules import BasicDataModule
-from lfads_torch.modules.recons import Gaussian
 from lfads_torch.modules.readin_readout import FanInLinear
+from lfads_torch.modules.recons import Gaussian
 from lfads_torch.post_run import analysis
 from lfads_torch.post_run.analysis import run_posterior_sampling, validation_scores
 from lfads_torch.tuples import SessionOutput
