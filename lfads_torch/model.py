@@ -44,8 +44,8 @@ PARTS = (
 )
 """The constructor's arguments that are objects, not plain values."""
 
-StepBatch = Mapping[int, tuple[SessionBatch, tuple[Tensor, ...]] | None]
-"""What a data loader yields: by session, a batch and its extras."""
+StepBatch = Mapping[int, tuple[SessionBatch, tuple[Tensor, ...]] | SessionBatch | None]
+"""What a data loader yields: by session, a batch and its extras (which may be left out)."""
 
 
 class NonFiniteLossError(ValueError):
@@ -621,7 +621,11 @@ def _module_list(modules: Iterable[nn.Module]) -> nn.ModuleList:
 
 def _model_batches(batch: StepBatch) -> dict[int, SessionBatch]:
     """Take the extras away, and the sessions that have no more trials."""
-    return {session: item[0] for session, item in batch.items() if item is not None}
+    return {
+        session: item if isinstance(item, SessionBatch) else item[0]
+        for session, item in batch.items()
+        if item is not None
+    }
 
 
 def _check_sizes(hps: Any) -> None:

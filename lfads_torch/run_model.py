@@ -129,13 +129,22 @@ def fit(config: DictConfig, run: Run, checkpoint: Path | None = None) -> None:
 
 def sample(config: DictConfig, run: Run) -> None:
     """Sample the posteriors as the configuration says."""
-    if torch.cuda.is_available():
-        run.model.to("cuda")
+    run.model.to(_device(config))
     files = call(
         config.posterior_sampling.fn, model=run.model, datamodule=run.datamodule, _convert_="all"
     )
     # Published configurations give the function rather than call it.
     run.output_files = list((files() if isinstance(files, functools.partial) else files) or [])
+
+
+def _device(config: DictConfig) -> str:
+    """Return the device that the trainer's accelerator stands for."""
+    accelerator = str(config.get("trainer", {}).get("accelerator", "auto"))
+    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+        return "cuda"
+    if accelerator in ("auto", "gpu", "mps") and torch.backends.mps.is_available():
+        return "mps"
+    return "cpu"
 
 
 def _make_loggers(config: DictConfig, checkpoint: Path | None) -> list[Logger]:
