@@ -42,7 +42,7 @@ $(STAMP): setup.py pyproject.toml constraints.txt Makefile
 
 # One thread: on few cores, a pool of threads waits more than it works on matrices this small.
 run: $(STAMP) ## train on the shipped data; or ARGS="..." for scripts/run_single.py
-	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python scripts/run_single.py $(or $(ARGS),trainer.max_epochs=150)
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python scripts/run_single.py $(or $(ARGS),trainer.max_epochs=120)
 
 test: $(STAMP) ## run the fast tests; ARGS="..." is handed to pytest
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest $(ARGS)

@@ -405,5 +405,5 @@ class EpochSeed(pl.Callback):
         key = (trainer.current_epoch, trainer.global_rank, phase)
         words = np.random.SeedSequence(self.seed, spawn_key=key).generate_state(3, np.uint64)
         random.seed(int(words[0]))
-        np.random.seed(words[1] % 2**32)  # noqa: NPY002 (transforms of users may draw from it)
+        np.random.seed(int(words[1]) % 2**32)  # noqa: NPY002 (transforms of users may draw from it)
         torch.manual_seed(int(words[2]))  # and CUDA

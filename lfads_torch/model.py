@@ -12,7 +12,6 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-import torch.nn.functional as F
 from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
@@ -212,25 +211,20 @@ class LFADS(pl.LightningModule):
 
     def encode(self, batch: Mapping[int, SessionBatch]) -> Encoding:
         """Encode the trials of all sessions together, each through its own read-in."""
-        hps = self.hparams
         data = torch.cat([self.readin[s](b.encod_data) for s, b in batch.items()])
         ic_mean, ic_std, ci = self.encoder(data)
         ext_input = torch.cat([self._ext_input(s, b) for s, b in batch.items()])
-        behind = hps.recon_seq_len - hps.encod_seq_len
-        ext_input = F.pad(ext_input, (0, 0, hps.ic_enc_seq_len, behind))
         n_trials = {session: len(b.encod_data) for session, b in batch.items()}
         return Encoding(ic_mean, ic_std, ci, ext_input, n_trials)
 
     def _ext_input(self, session: int, batch: SessionBatch) -> Tensor:
-        """Return the external inputs (B, T_enc - T_ic, ext_input_dim) of a session."""
+        """Return external inputs (B, T_rec, ext_input_dim), zero outside of bins T_ic … T_enc."""
         hps = self.hparams
-        shape = (
-            len(batch.encod_data),
-            hps.encod_seq_len - hps.ic_enc_seq_len,
-            hps.ext_input_dim,
-        )
+        n_trials, t_ic, t_enc = len(batch.encod_data), hps.ic_enc_seq_len, hps.encod_seq_len
+        padded = batch.encod_data.new_zeros(n_trials, hps.recon_seq_len, hps.ext_input_dim)
         if hps.ext_input_dim == 0:
-            return batch.encod_data.new_zeros(shape)
+            return padded
+        shape = (n_trials, t_enc - t_ic, hps.ext_input_dim)
         if batch.ext_input is None or batch.ext_input.shape != shape:
             found = None if batch.ext_input is None else tuple(batch.ext_input.shape)
             raise ValueError(
@@ -239,7 +233,8 @@ class LFADS(pl.LightningModule):
                 f"{found}. Set model.ext_input_dim to what the data hold, and "
                 f"datamodule.dm_ic_enc_seq_len to model.ic_enc_seq_len = {hps.ic_enc_seq_len}."
             )
-        return batch.ext_input
+        padded[:, t_ic:t_enc] = batch.ext_input
+        return padded
 
     def decode(
         self, encoding: Encoding, sample_posteriors: bool = False, output_means: bool = True

@@ -129,6 +129,9 @@ def fit(config: DictConfig, run: Run, checkpoint: Path | None = None) -> None:
 
 def sample(config: DictConfig, run: Run) -> None:
     """Sample the posteriors as the configuration says."""
+    # A run that was interrupted draws the same samples as one that was not.
+    if config.get("seed") is not None:
+        pl.seed_everything(config.seed, workers=True, verbose=False)
     run.model.to(_device(config))
     files = call(
         config.posterior_sampling.fn, model=run.model, datamodule=run.datamodule, _convert_="all"

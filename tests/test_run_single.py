@@ -193,6 +193,8 @@ def test_resumes_after_kill_to_the_same_numbers(tmp_path, tiny_file):
     outputs = [tmp_path / name / "lfads_output_sess0.h5" for name in ("whole", "cut")]
     with h5py.File(outputs[0]) as whole, h5py.File(outputs[1]) as cut:
         assert whole.keys() == cut.keys()
+        for key in whole:
+            np.testing.assert_array_equal(whole[key][()], cut[key][()])
 
 
 def test_resume_of_a_finished_run(finished):
