@@ -17,10 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+import numpy as np
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from lfads_torch.utils import flatten
 
@@ -48,7 +50,9 @@ def register_resolvers() -> None:
 def _relpath(path: str) -> str:
     folders = (PACKAGE.parent, PACKAGE, Path.cwd())
     candidates = [os.path.normpath(folder / path) for folder in folders]
-    return next(filter(glob.glob, candidates), candidates[0])
+    # Where there is nothing yet, a path in the checkout is meant, or without one in this folder.
+    default = candidates[0] if (PACKAGE.parent / "setup.py").is_file() else candidates[-1]
+    return next(filter(glob.glob, candidates), default)
 
 
 def find_config(config_path: str | Path) -> Path:
@@ -84,6 +88,8 @@ def format_overrides(overrides: Mapping[str, Any] | Sequence[str]) -> list[str]:
 
 
 def _hydra_value(value: Any) -> str:
+    if isinstance(value, np.generic):
+        value = value.item()
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -95,11 +101,11 @@ def _hydra_value(value: Any) -> str:
     if isinstance(value, int | float):
         return repr(value)
     text = str(value)
-    if re.fullmatch(r"[\w./:@%+-]+", text) or re.fullmatch(r"\$\{[\w.:,/-]+\}", text):
+    if re.fullmatch(r"[\w./:@%+-]+|\$\{[\w.:,/-]+\}", text, re.ASCII):
         return text
     # Backslashes count only in front of quotes.
     escaped = re.sub(r'(\\*)"', lambda found: found.group(1) * 2 + '\\"', text)
-    escaped = re.sub(r"(\\+)$", lambda found: found.group(1) * 2, escaped)
+    escaped = re.sub(r"(\\+)\Z", lambda found: found.group(1) * 2, escaped)
     return f'"{escaped}"'
 
 
@@ -151,11 +157,12 @@ def compose(
         OmegaConf.resolve(config)
     except OmegaConfBaseException as error:
         raise ValueError(f"The configuration {primary} cannot be resolved: {error}") from error
+    _check_complete(config)
     _modernise_trainer(config)
     _drop_inherited_arguments(config)
-    infer_dimensions(config)
-    _check_complete(config)
     _check_keys(config)
+    infer_dimensions(config)
+    _check_model(config.model)
     _warn_if_unregularised(config)
     return config
 
@@ -167,15 +174,32 @@ def _compose(main: Path, name: str, overrides: list[str], folders: Sequence[Path
     try:
         with hydra.initialize_config_dir(str(main), version_base="1.3"):
             return hydra.compose(name, [f"hydra.searchpath=[{search}]", *overrides])
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, YAMLError) as error:
         message = str(error).split("\nConfig search path")[0].strip()
         cause = f" ({error.__cause__})" if error.__cause__ else ""
+        hint = _did_you_mean(message, main, name, overrides, folders)
         raise ValueError(
-            f"The configuration cannot be composed: {message}{cause}\nOverrides: {overrides}. "
+            f"The configuration {name}.yaml cannot be composed: {message}{cause}{hint}\n"
+            f"Overrides: {overrides}. "
             f"Folders searched: {[str(folder) for folder in folders]}."
         ) from error
     finally:
         GlobalHydra.instance().hydra = outer
+
+
+def _did_you_mean(
+    message: str, main: Path, name: str, overrides: list[str], folders: Sequence[Path]
+) -> str:
+    """Name the key nearest to one that could not be overridden, since it does not exist."""
+    unknown = re.match(r"Could not override '([^']+)'", message)
+    if not unknown:
+        return ""
+    others = [word for word in overrides if not word.startswith(f"{unknown[1]}=")]
+    if len(others) == len(overrides):
+        return ""
+    keys = flatten(OmegaConf.to_container(_compose(main, name, others, folders)))  # type: ignore[arg-type]
+    near = difflib.get_close_matches(unknown[1], keys, n=1)
+    return f" Did you mean {near[0]}?" if near else ""
 
 
 # ---------------------------------------------------------------- what the data impose
@@ -204,7 +228,7 @@ def infer_dimensions(config: DictConfig) -> None:
         )
     if "datafile_pattern" not in datamodule:
         return
-    if OmegaConf.is_missing(datamodule, "datafile_pattern") or not datamodule.datafile_pattern:
+    if not datamodule.datafile_pattern:
         raise ValueError(
             "datamodule.datafile_pattern is missing: give the path of an HDF5 file, or a pattern "
             "that matches one file for each session."
@@ -231,16 +255,23 @@ def infer_dimensions(config: DictConfig) -> None:
             if _takes(recon, "recon_dim"):
                 key = f"model.reconstruction.{i}.recon_dim"
                 _settle(recon, key, shapes.n_recon_channels, path)
-            n_params = hydra.utils.instantiate(recon).n_params
+            n_params = _n_params(recon, f"model.reconstruction.{i}")
         if readouts:
             readout, key = readouts[i], f"model.readout.modules.{i}"
             if _takes(readout, "in_features"):
-                readout.setdefault("in_features", model.get("fac_dim"))
+                _settle(readout, f"{key}.in_features", model.get("fac_dim"), "model.fac_dim")
             if _takes(readout, "out_features"):
                 width = shapes.n_recon_channels * n_params
                 _settle(readout, f"{key}.out_features", width, path, f" x {n_params} parameters")
         elif _takes(model.get("readout"), "recon_params"):
             _settle(model.readout, "model.readout.recon_params", n_params, path)
+            if model.readout.get("pcr_init", True) and shapes.n_components is not None:
+                _settle(model, "model.fac_dim", shapes.n_components, path)
+        if not readins and _takes(model.get("readin"), "pcr_init"):
+            pcr_init = model.readin.get("pcr_init", True)
+            inputs = shapes.n_components if pcr_init else model.readin.get("out_features")
+            if inputs is not None:
+                _settle(model, "model.encod_data_dim", inputs, path)
         if shapes.n_ext_inputs or model.get("ext_input_dim") is None:
             if model.get("ext_input_dim") != 0:
                 _settle(model, "model.ext_input_dim", shapes.n_ext_inputs, path)
@@ -283,7 +314,15 @@ def _takes(node: Any, argument: str) -> bool:
     return argument in inspect.signature(_locate(node._target_, "model")).parameters
 
 
-def _settle(node: DictConfig, key: str, found: int, path: Path, unit: str = "") -> None:
+def _n_params(recon: DictConfig, key: str) -> int:
+    """Return how many parameters a reconstruction has for each channel."""
+    try:
+        return int(hydra.utils.instantiate(recon, _convert_="all").n_params)
+    except (HydraException, AttributeError) as error:
+        raise ValueError(f"{key} is no reconstruction that can be made: {error}") from error
+
+
+def _settle(node: DictConfig, key: str, found: int, path: Path | str, unit: str = "") -> None:
     """Set the last part of ``key`` in ``node`` to what was found, or check that it is that."""
     name = key.rpartition(".")[2]
     if node.get(name) is None:
@@ -291,8 +330,8 @@ def _settle(node: DictConfig, key: str, found: int, path: Path, unit: str = "") 
     elif node[name] != found:
         what = f" (channels{unit})" if unit else ""
         raise ValueError(
-            f"{key} = {node[name]}, but the data in {path} ask for {found}{what}. Leave {key} out "
-            f"to have it read from the data, or choose another file."
+            f"{key} = {node[name]}, but {path} asks for {found}{what}. Leave {key} out to have it "
+            f"follow, or change either."
         )
 
 
@@ -325,7 +364,7 @@ def _check_complete(config: DictConfig) -> None:
 
 
 def _check_keys(config: DictConfig) -> None:
-    """Raise a ValueError for arguments that are unknown, or that the model lacks."""
+    """Raise a ValueError for arguments that are unknown."""
     # A logger that cannot be made is no reason not to train: see run_model.
     checked = OmegaConf.masked_copy(config, [str(name) for name in config if name != "logger"])
     for key, node in _targets(checked):
@@ -341,17 +380,23 @@ def _check_keys(config: DictConfig) -> None:
                     f"{key}.{name} is no argument of {node._target_}.{hint} It takes: "
                     f"{', '.join(parameters)}."
                 )
-        if key == "model":
-            lacking = [
-                name
-                for name, parameter in parameters.items()
-                if parameter.default is parameter.empty and node.get(name, None) is None
-            ]
-            if lacking:
-                raise ValueError(
-                    f"The model's configuration leaves out {', '.join(lacking)}. Start from the "
-                    f"packaged model/base.yaml (defaults: [base, _self_]), which has them all."
-                )
+
+
+def _check_model(model: DictConfig) -> None:
+    """Raise a ValueError if the model lacks arguments that the data do not give."""
+    parameters = inspect.signature(_locate(model._target_, "model._target_")).parameters
+    lacking = [
+        name
+        for name, parameter in parameters.items()
+        if parameter.default is parameter.empty
+        and parameter.kind is not parameter.VAR_KEYWORD
+        and model.get(name) is None
+    ]
+    if lacking:
+        raise ValueError(
+            f"The model's configuration leaves out {', '.join(lacking)}. Start from the packaged "
+            f"model/base.yaml (defaults: [base, _self_]), which has them all."
+        )
 
 
 def _drop_inherited_arguments(config: DictConfig) -> None:

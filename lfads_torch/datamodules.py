@@ -4,11 +4,13 @@ A file is a session. Its arrays are read once and kept in memory, and a batch is
 whole arrays. ``datasets/README.md`` states what a file must hold.
 """
 
+import fnmatch
 import glob
 import shlex
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +53,8 @@ def find_session_files(datafile_pattern: str | Path) -> list[Path]:
     FileNotFoundError
         If there is none; the message says how to get the file where this is known.
     """
+    if Path(datafile_pattern).is_file():  # its name may hold characters of patterns
+        return [Path(datafile_pattern)]
     paths = sorted(Path(match) for match in glob.glob(str(datafile_pattern)))
     if paths:
         return paths
@@ -66,11 +70,12 @@ def _how_to_get(path: Path) -> str:
             return f"Generate it: python -m lfads_torch.synthetic {name} --output " + shlex.quote(
                 str(path)
             )
-    name = path.name.split("-")[0]
-    if name in _DANDI:
+    sets = fnmatch.filter(_DANDI, path.name.split("-")[0])
+    if sets:
         return (
-            f"This is a data set of the Neural Latents Benchmark: download DANDI {_DANDI[name]} "
-            f"(https://dandiarchive.org/dandiset/{_DANDI[name]}) and convert it with nlb_tools."
+            f"This is data of the Neural Latents Benchmark: download DANDI "
+            f"{', '.join(_DANDI[name] for name in sets)} "
+            f"(https://dandiarchive.org/dandiset/{_DANDI[sets[0]]}) and convert it with nlb_tools."
         )
     return "Give the path of an HDF5 file, or a pattern that matches one file for each session."
 
@@ -84,26 +89,54 @@ class SessionShapes:
     n_encod_channels: int
     n_recon_channels: int
     n_ext_inputs: int
+    n_components: int | None
+    """Columns of ``readin_weight``, where the session has been aligned to others."""
 
 
 def session_shapes(path: str | Path) -> SessionShapes:
     """Read the sizes of a session from its training arrays, without reading these."""
-    with h5py.File(path) as file:
+    with _open(path) as file:
         shapes = {key: file[key].shape for key in file if isinstance(file[key], h5py.Dataset)}
     _rename_tf_era(shapes)
     _check_shapes(shapes, Path(path))
     encod, recon = shapes["train_encod_data"], shapes["train_recon_data"]
-    ext = shapes.get("train_ext_input", (0, 0, 0))
-    return SessionShapes(encod[1], recon[1], encod[2], recon[2], ext[2])
+    return SessionShapes(
+        n_encod_bins=encod[1],
+        n_recon_bins=recon[1],
+        n_encod_channels=encod[2],
+        n_recon_channels=recon[2],
+        n_ext_inputs=shapes.get("train_ext_input", (0, 0, 0))[2],
+        n_components=shapes.get("readin_weight", (0, None))[-1],
+    )
+
+
+def _open(path: str | Path) -> h5py.File:
+    try:
+        return h5py.File(path)
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read as an HDF5 file: {error}") from error
 
 
 def load_session(
-    path: str | Path, reshuffle_seed: int | None = None, reshuffle_ratio: float | None = None
+    path: str | Path,
+    reshuffle_seed: int | None = None,
+    reshuffle_ratio: float | None = None,
+    to_infer: bool = False,
 ) -> dict[str, np.ndarray]:
     """Read every array of a session file and check what the model relies on.
 
     Trial numbers ``{split}_inds`` are added where the file has none: they count the trials of the
     file, training trials first, then validation and test trials.
+
+    Parameters
+    ----------
+    path
+        The file.
+    reshuffle_seed, reshuffle_ratio
+        See :func:`reshuffle_train_valid`; None leaves the trials where they are.
+    to_infer
+        The trials are not to be trained on: any one of the splits is enough, such as
+        ``test_encod_data`` alone.
 
     Raises
     ------
@@ -111,17 +144,17 @@ def load_session(
         If a mandatory array is missing, or one has the wrong rank, number of trials or of bins.
     """
     path = Path(path)
-    with h5py.File(path) as file:
+    with _open(path) as file:
         arrays = {key: file[key][()] for key in file if isinstance(file[key], h5py.Dataset)}
     _rename_tf_era(arrays)
-    _check_shapes({key: np.shape(value) for key, value in arrays.items()}, path)
+    _check_shapes({key: np.shape(value) for key, value in arrays.items()}, path, to_infer)
     first = 0
     for split in MANDATORY_KEYS:
         if f"{split}_encod_data" in arrays:
             n_trials = len(arrays[f"{split}_encod_data"])
             arrays.setdefault(f"{split}_inds", np.arange(first, first + n_trials))
             first += n_trials
-    if reshuffle_seed is not None:
+    if reshuffle_seed is not None and {"train_encod_data", "valid_encod_data"} <= arrays.keys():
         arrays = reshuffle_train_valid(arrays, reshuffle_seed, reshuffle_ratio)
     return arrays
 
@@ -136,16 +169,20 @@ def _rename_tf_era(arrays: dict[str, Any]) -> None:
             del arrays[old]
 
 
-def _check_shapes(shapes: Mapping[str, tuple[int, ...]], path: Path) -> None:
+def _check_shapes(
+    shapes: Mapping[str, tuple[int, ...]], path: Path, to_infer: bool = False
+) -> None:
+    present = {split for split in MANDATORY_KEYS if f"{split}_encod_data" in shapes}
     for split, names in MANDATORY_KEYS.items():
-        if split == "test" and "test_encod_data" not in shapes:
+        if split not in present and (split == "test" or (to_infer and present)):
             continue
         for key in (f"{split}_{name}" for name in names):
             if key not in shapes:
                 raise ValueError(
                     f"{path} has no {key}. It needs "
-                    f"{{train,valid}}_{{encod_data,recon_data}}, each (trials, time, channels), "
-                    f"and holds {sorted(shapes) or 'nothing'}."
+                    f"{{train,valid}}_{{encod_data,recon_data}}, each (trials, time, channels)"
+                    f"{', or test_encod_data alone' if to_infer else ''}, and holds "
+                    f"{sorted(shapes) or 'nothing'}."
                 )
         encod = shapes[f"{split}_encod_data"]
         for name in ("encod_data", "recon_data", "ext_input", "truth"):
@@ -176,12 +213,29 @@ def _check_shapes(shapes: Mapping[str, tuple[int, ...]], path: Path) -> None:
                 raise ValueError(
                     f"{split}_{name} in {path} has {shape[1]} time bins, but {n_bins} are expected."
                 )
-    for name in ("encod_data", "recon_data"):
-        train, valid = shapes[f"train_{name}"], shapes[f"valid_{name}"]
-        if train[1:] != valid[1:]:
+    for name in ("encod_data", "recon_data", "ext_input"):
+        given = {
+            split: shapes.get(f"{split}_{name}") for split in MANDATORY_KEYS if split in present
+        }
+        first, expected = next((item for item in given.items() if item[1]), ("", None))
+        for split, shape in given.items():
+            if expected is None or (shape is None and name == "recon_data"):
+                continue
+            if shape is None or shape[1:] != expected[1:]:
+                raise ValueError(
+                    f"{first}_{name} and {split}_{name} in {path} must agree in time bins and "
+                    f"channels, but their shapes are {expected} and {shape}."
+                )
+    for split in present:
+        channels = [
+            shapes[f"{split}_{name}"][2]
+            for name in ("truth", "recon_data")
+            if f"{split}_{name}" in shapes
+        ]
+        if len(set(channels)) > 1:
             raise ValueError(
-                f"train_{name} and valid_{name} in {path} must agree in time bins and channels, "
-                f"but their shapes are {train} and {valid}."
+                f"{split}_truth in {path} has {channels[0]} channels, but {split}_recon_data has "
+                f"{channels[1]}."
             )
 
 
@@ -217,6 +271,11 @@ def reshuffle_train_valid(
     for train_key in [key for key in data_dict if key.startswith("train_")]:
         valid_key = "valid_" + train_key.removeprefix("train_")
         train, valid = data_dict[train_key], data_dict.get(valid_key)
+        if valid is None and train_key in ("train_truth", "train_ext_input"):
+            raise ValueError(
+                f"datamodule.reshuffle_tv_seed deals trials out anew, but there is a {train_key} "
+                f"and no {valid_key}."
+            )
         if valid is None or (np.shape(train)[:1], np.shape(valid)[:1]) != ((n_train,), (n_valid,)):
             continue
         trials = np.concatenate([train, valid])[order]
@@ -331,15 +390,10 @@ def _session_tensors(
     )
     extras = []
     for key in extra_keys:
-        if f"{split}_{key}" in arrays:
-            extras.append(to_tensor(arrays[f"{split}_{key}"]))
-        elif split == "test":
-            extras.append(torch.zeros(n_trials, 0))
-        else:
-            raise ValueError(
-                f"datamodule.batch_keys names {key!r}, but the data have no {split}_{key}: they "
-                f"hold {sorted(arrays)}."
-            )
+        if f"{split}_{key}" not in arrays and split != "test":
+            raise ValueError(f"The data have no {split}_{key}: they hold {sorted(arrays)}.")
+        extra = arrays.get(f"{split}_{key}", np.zeros((n_trials, 0)))
+        extras.append(to_tensor(extra))
     return batch, tuple(extras)
 
 
@@ -440,8 +494,13 @@ class BasicDataModule(pl.LightningDataModule):
         self._shuffle_seed = torch.initial_seed() % 2**63
 
     def setup(self, stage: str | None = None) -> None:
-        """Read the files, once."""
-        if self.session_files:
+        """Read the files, once.
+
+        At stage ``"predict"`` they need not hold trials to train on: any one of the splits is
+        enough.
+        """
+        to_infer = stage == "predict"
+        if self.session_files and (to_infer or (self.train_ds and self.valid_ds)):
             return
         hps = self.hparams
         files = find_session_files(hps.datafile_pattern)
@@ -451,9 +510,11 @@ class BasicDataModule(pl.LightningDataModule):
                 f"that {hps.datafile_pattern!r} matches: every session needs a share of a batch."
             )
         sessions = [
-            load_session(path, hps.reshuffle_tv_seed, hps.reshuffle_tv_ratio) for path in files
+            load_session(path, hps.reshuffle_tv_seed, hps.reshuffle_tv_ratio, to_infer)
+            for path in files
         ]
         self._check_sessions_agree(files, sessions)
+        self._check_batch_keys(files, sessions)
         attach_tensors(self, sessions, hps.batch_keys)
         for key in hps.attr_keys:
             for path, arrays in zip(files, sessions, strict=True):
@@ -465,7 +526,7 @@ class BasicDataModule(pl.LightningDataModule):
             values = [arrays[key] for arrays in sessions]
             setattr(self, key, values[0] if len(files) == 1 else values)
         share = self._share(len(files))
-        for path, dataset in zip(files, self.train_ds, strict=True):
+        for path, dataset in () if to_infer else zip(files, self.train_ds, strict=True):
             if len(dataset) < share:
                 warnings.warn(
                     f"{path} has {len(dataset)} training trials, fewer than its share of a batch "
@@ -475,34 +536,54 @@ class BasicDataModule(pl.LightningDataModule):
                 )
         self.session_files = files
 
+    def _check_batch_keys(
+        self, files: Sequence[Path], sessions: Sequence[Mapping[str, np.ndarray]]
+    ) -> None:
+        for path, arrays in zip(files, sessions, strict=True):
+            for key, split in product(self.hparams.batch_keys, MANDATORY_KEYS):
+                if f"{split}_encod_data" not in arrays:
+                    continue
+                values = arrays.get(f"{split}_{key}")
+                if values is None and split != "test":
+                    raise ValueError(
+                        f"datamodule.batch_keys names {key!r}, but {path} has no {split}_{key}: "
+                        f"it holds {sorted(arrays)}."
+                    )
+                n_trials = len(arrays[f"{split}_encod_data"])
+                if values is not None and np.shape(values)[:1] != (n_trials,):
+                    raise ValueError(
+                        f"datamodule.batch_keys names {key!r}, but {split}_{key} in {path} has "
+                        f"the shape {np.shape(values)} for {n_trials} trials."
+                    )
+
     def _check_sessions_agree(
         self, files: Sequence[Path], sessions: Sequence[Mapping[str, np.ndarray]]
     ) -> None:
         t_ic = self.hparams.dm_ic_enc_seq_len
-        for name in ("encod_data", "recon_data"):
-            bins = [arrays[f"train_{name}"].shape[1] for arrays in sessions]
-            for path, n_bins in zip(files, bins, strict=True):
-                if n_bins != bins[0]:
+        for split, name in product(MANDATORY_KEYS, ("encod_data", "recon_data")):
+            key = f"{split}_{name}"
+            n_bins = {
+                path: arrays[key].shape[1]
+                for path, arrays in zip(files, sessions, strict=True)
+                if key in arrays
+            }
+            for path, n in n_bins.items():
+                first = next(iter(n_bins))
+                if n != n_bins[first]:
                     raise ValueError(
-                        f"train_{name} has {n_bins} time bins in {path}, but {bins[0]} in "
-                        f"{files[0]}: sessions of one model need equally long trials."
+                        f"{key} has {n} time bins in {path}, but {n_bins[first]} in {first}: "
+                        f"sessions of one model need equally long trials."
                     )
-                if name == "encod_data" and not 0 <= t_ic < n_bins:
+                if name == "encod_data" and not 0 <= t_ic < n:
                     raise ValueError(
-                        f"datamodule.dm_ic_enc_seq_len = {t_ic} leaves none of the {n_bins} "
-                        f"encoded bins in {path}."
+                        f"datamodule.dm_ic_enc_seq_len = {t_ic} leaves none of the {n} encoded "
+                        f"bins in {path}."
                     )
-
-        with_test = [
-            path
-            for path, arrays in zip(files, sessions, strict=True)
-            if "test_encod_data" in arrays
-        ]
-        if with_test and len(with_test) < len(files):
-            raise ValueError(
-                f"test_encod_data is in {len(with_test)} of {len(files)} session files "
-                f"({with_test[0]}, for example): give it to all of them or to none."
-            )
+            if name == "encod_data" and 0 < len(n_bins) < len(files):
+                raise ValueError(
+                    f"{key} is in {len(n_bins)} of {len(files)} session files "
+                    f"({next(iter(n_bins))}, for example): give it to all of them or to none."
+                )
 
     def _share(self, n_sessions: int) -> int:
         """Return the trials of each session in a batch."""
@@ -536,5 +617,5 @@ class BasicDataModule(pl.LightningDataModule):
         }
         return {
             session: {split: loaders[session] for split, loaders in splits.items() if loaders}
-            for session in range(len(self.train_ds))
+            for session in range(max(len(loaders) for loaders in splits.values()))
         }

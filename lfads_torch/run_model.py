@@ -11,6 +11,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from hydra.errors import InstantiationException
 from hydra.utils import call, instantiate
 from omegaconf import DictConfig
 from pytorch_lightning.loggers import CSVLogger, Logger
@@ -108,10 +109,16 @@ def build(config: DictConfig) -> Run:
     _quieten()
     if config.get("seed") is not None:
         pl.seed_everything(config.seed, workers=True, verbose=False)
-    return Run(
-        datamodule=instantiate(config.datamodule, _convert_="all"),
-        model=instantiate(config.model, _convert_="all"),
-    )
+    try:
+        return Run(
+            datamodule=instantiate(config.datamodule, _convert_="all"),
+            model=instantiate(config.model, _convert_="all"),
+        )
+    except InstantiationException as error:
+        # What the class says of its arguments is said to the user as it is.
+        if isinstance(error.__cause__, ValueError | OSError):
+            raise error.__cause__ from None
+        raise
 
 
 def fit(config: DictConfig, run: Run, checkpoint: Path | None = None) -> None:

@@ -64,6 +64,18 @@ def run_single(
     """
     config = compose(config_path, overrides, config_dir)
     _make_data_path_absolute(config)
+    run_dir = make_run_dir(config, run_dir, overwrite, script)
+    _run(config, run_dir)
+    return run_dir
+
+
+def make_run_dir(
+    config: DictConfig, run_dir: str | Path | None, overwrite: bool, script: str | Path | None
+) -> Path:
+    """Make the folder of a run, with its configuration in it.
+
+    Parameters and exceptions are those of :func:`run_single`.
+    """
     run_dir = Path(run_dir or _default_run_dir(config)).absolute()
     if run_dir.exists() and (not run_dir.is_dir() or any(run_dir.iterdir())):
         if not overwrite:
@@ -76,7 +88,6 @@ def run_single(
     OmegaConf.save(config, run_dir / CONFIG)
     if script is not None:
         shutil.copy(script, run_dir)
-    _run(config, run_dir)
     return run_dir
 
 
@@ -97,6 +108,8 @@ def resume_single(run_dir: str | Path, overrides: Mapping[str, Any] | Sequence[s
     ------
     FileNotFoundError
         If the folder is not that of a run.
+    ValueError
+        If the run added a session to a model.
     """
     run_dir = Path(run_dir).absolute()
     if not (run_dir / CONFIG).is_file():
@@ -104,6 +117,11 @@ def resume_single(run_dir: str | Path, overrides: Mapping[str, Any] | Sequence[s
             f"{run_dir} is no folder of a run that could be resumed: it has no {CONFIG}."
         )
     config = compose(run_dir / CONFIG, overrides)
+    if config.model.get("_target_") == "lfads_torch.new_session.one_session_model":
+        raise ValueError(
+            f"{run_dir} is of scripts/add_session.py, which is not taken up again but started anew "
+            f"(with --overwrite)."
+        )
     if overrides:
         move_aside(run_dir / CONFIG)
         OmegaConf.save(config, run_dir / CONFIG)
@@ -120,16 +138,16 @@ def _run(config: DictConfig, run_dir: Path, resume: bool = False, extend: bool =
     from lfads_torch.run_model import build, fit, sample
 
     last = run_dir / LAST_CHECKPOINT
-    summary = _read_summary(run_dir) if resume and not extend else {}
+    summary = read_summary(run_dir) if resume and not extend else {}
     if resume and not last.is_file():
         warnings.warn(f"There is no {last} yet: the run starts anew.", stacklevel=3)
-    with _working_in(run_dir):
+    with working_in(run_dir):
         run = build(config)
         if not summary:
             start = time.monotonic()
             fit(config, run, last if resume and last.is_file() else None)
-            summary = _training_summary(run, time.monotonic() - start)
-            _write_summary(run_dir, summary)
+            summary = training_summary(run, time.monotonic() - start)
+            write_summary(run_dir, summary)
         elif summary["best_checkpoint"]:
             best = run_dir / summary["best_checkpoint"]
             run.model.load_state_dict(load_checkpoint(best)["state_dict"])
@@ -138,12 +156,13 @@ def _run(config: DictConfig, run_dir: Path, resume: bool = False, extend: bool =
             validation_scores(run.model, path, session)
             for session, path in enumerate(run.output_files)
         ]
-        _write_summary(run_dir, summary)
+        write_summary(run_dir, summary)
         pictures = plot_run(run_dir)
-    _report(run_dir, summary, [*run.output_files, *pictures])
+    report(run_dir, summary, [*run.output_files, *pictures])
 
 
-def _training_summary(run: "Run", seconds: float) -> dict[str, Any]:
+def training_summary(run: "Run", seconds: float) -> dict[str, Any]:
+    """Return what the summary says of the training."""
     checkpoint, trainer = run.best_checkpoint, run.trainer
     score = getattr(getattr(trainer, "checkpoint_callback", None), "best_model_score", None)
     return {
@@ -154,25 +173,26 @@ def _training_summary(run: "Run", seconds: float) -> dict[str, Any]:
     }
 
 
-def _read_summary(run_dir: Path) -> dict[str, Any]:
+def read_summary(run_dir: Path) -> dict[str, Any]:
     """Return the summary, which exists once training has ended, or nothing."""
     path = run_dir / SUMMARY
     return json.loads(path.read_text()) if path.is_file() else {}
 
 
-def _write_summary(run_dir: Path, summary: Mapping[str, Any]) -> None:
+def write_summary(run_dir: Path, summary: Mapping[str, Any]) -> None:
+    """Write the summary, or replace it at once."""
     partial = run_dir / f"{SUMMARY}.partial"
     partial.write_text(json.dumps(summary, indent=2) + "\n")
     partial.replace(run_dir / SUMMARY)
 
 
-def _report(run_dir: Path, summary: Mapping[str, Any], files: Sequence[Path]) -> None:
+def report(run_dir: Path, summary: Mapping[str, Any], files: Sequence[Path]) -> None:
     """Print the scores, and the paths of everything that was made."""
     print(
         f"\nTrained for {summary['epochs']} epochs in {summary['training_seconds']:.0f} s; best "
         f"smoothed validation loss (valid/recon_smth): {summary['best_valid_recon_smth']}"
     )
-    for session, scores in enumerate(summary["scores"]):
+    for session, scores in enumerate(summary["scores"], start=summary.get("session", 0)):
         print(f"Validation scores of session {session}, from posterior means:")
         for name, value in scores.items():
             print(f"  {name:<28} {value:8.4f}")
@@ -206,7 +226,8 @@ def _make_data_path_absolute(config: DictConfig) -> None:
 
 
 @contextlib.contextmanager
-def _working_in(folder: Path) -> Iterator[None]:
+def working_in(folder: Path) -> Iterator[None]:
+    """Make a folder the current one for a while."""
     before = Path.cwd()
     os.chdir(folder)
     try:

@@ -46,10 +46,6 @@ pytestmark = [
 ]
 
 
-def reported(reason, raises):
-    return pytest.mark.xfail(reason=reason, raises=raises)
-
-
 few = settings(max_examples=25, deadline=None)
 sizes = st.integers(1, 9)
 
@@ -745,10 +741,6 @@ def test_unknown_batch_keys(tmp_path):
         set_up(pattern, batch_keys=["behavior"])
 
 
-# Each of these is a fault that was reported; take the mark away with the fault.
-
-
-@reported("the message does not name the file", AssertionError)
 def test_unknown_batch_keys_name_the_file(tmp_path):
     pattern = write_sessions(tmp_path, tiny_arrays(), changed(tiny_arrays(), valid_behavior=None))
     with pytest.raises(ValueError, match="valid_behavior") as error:
@@ -756,7 +748,6 @@ def test_unknown_batch_keys_name_the_file(tmp_path):
     assert "session1.h5" in str(error.value)
 
 
-@reported("only seen when the tensors are made; no key and no file are named", AssertionError)
 def test_trials_of_batch_keys(tmp_path):
     path = write_file(tmp_path / "a.h5", changed(tiny_arrays(), valid_behavior=zeros(7, 8, 2)))
     with pytest.raises(ValueError, match="7") as error:
@@ -765,7 +756,6 @@ def test_trials_of_batch_keys(tmp_path):
     assert str(path) in str(error.value)
 
 
-@reported("accepted, so that training or the sampling after it fails", pytest.fail.Exception)
 @pytest.mark.parametrize(("key", "changes"), [
     ("test_encod_data", {"test_encod_data": zeros(3, 8, 5)}),
     ("test_encod_data", {"test_encod_data": zeros(3, 7, 4)}),
@@ -779,14 +769,12 @@ def test_arrays_that_disagree(tmp_path, key, changes):
         set_up(path)
 
 
-@reported("h5py's OSError, which does not name the file", OSError)
 def test_a_file_that_is_not_hdf5(tmp_path):
     (tmp_path / "a.h5").write_text("spikes")
     with pytest.raises(ValueError, match=r"a\.h5"):
         set_up(tmp_path / "a.h5")
 
 
-@reported("train_truth stays in its old order, beside trials in a new one", pytest.fail.Exception)
 def test_reshuffling_truth_of_one_split_only(tmp_path):
     path = write_file(tmp_path / "a.h5", changed(tiny_arrays(), valid_truth=None))
     set_up(path)
@@ -794,14 +782,12 @@ def test_reshuffling_truth_of_one_split_only(tmp_path):
         set_up(path, reshuffle_tv_seed=0)
 
 
-@reported("generic advice, since the name of the pattern has a * in it", AssertionError)
 def test_hint_for_several_data_sets_of_the_benchmark(tmp_path):
     with pytest.raises(FileNotFoundError) as error:
         set_up(tmp_path / "mc_maze_*-05ms-val.h5")
     assert "DANDI" in str(error.value)
 
 
-@reported("[…] is taken for a pattern", FileNotFoundError)
 def test_a_path_with_brackets(tmp_path):
     (tmp_path / "[2020]").mkdir()
     set_up(write_file(tmp_path / "[2020]" / "a.h5", tiny_arrays()))
@@ -1046,7 +1032,6 @@ def test_read_out_of_other_channels_than_the_file_has(tmp_path):
         MultisessionReadout(pattern)
 
 
-@reported("accepted, and the first batch fails on unequal shapes", pytest.fail.Exception)
 def test_read_in_of_other_channels_than_are_encoded(tmp_path):
     weight, bias = zeros(6, 3), zeros(6)
     pattern, _ = aligned(tmp_path, channels=(5, 5), readin_weight=weight, readout_bias=bias)
@@ -1054,7 +1039,6 @@ def test_read_in_of_other_channels_than_are_encoded(tmp_path):
         MultisessionReadin(pattern)
 
 
-@reported("refused with the advice to align again, which cannot help", ValueError)
 def test_aligned_read_out_with_held_out_channels(tmp_path):
     """The encoded channels, which come first, start from the file, and the others at random."""
     arrays = tiny_arrays(n_channels=8, n_heldout=3)

@@ -17,6 +17,9 @@ from torch.distributions import Distribution, Independent, Normal, StudentT
 class Prior(nn.Module, ABC):
     """What a prior must offer."""
 
+    def __init__(self) -> None:
+        super().__init__()
+
     @abstractmethod
     def make_posterior(self, mean: Tensor, std: Tensor) -> Distribution:
         """Return the posterior of one bin (or of the initial condition).

@@ -52,6 +52,12 @@ class MultisessionReadin(nn.ModuleList):
         for path in find_session_files(datafile_pattern):
             if pcr_init:
                 weight, bias = _alignment(path, out_features, "model.readin.out_features")
+                n_channels = session_shapes(path).n_encod_channels
+                if len(weight) != n_channels:
+                    raise ValueError(
+                        f"readin_weight in {path} has {len(weight)} channels, but train_encod_data "
+                        f"has {n_channels}: align the session again."
+                    )
                 layers.append(_linear(weight.T, -bias @ weight, requires_grad))
             else:
                 if out_features is None:
@@ -81,7 +87,8 @@ class MultisessionReadout(nn.ModuleList):
         Whether the maps are trained.
     recon_params
         Parameters that the reconstruction has per channel. The first block of channels, which
-        sets the mean, starts from the files; the others start at random.
+        sets the mean, starts from the files; the others start at random, and so do the channels
+        that were held out from the encoder, and so from the alignment.
 
     Raises
     ------
@@ -102,15 +109,15 @@ class MultisessionReadout(nn.ModuleList):
             n_channels = session_shapes(path).n_recon_channels
             if pcr_init:
                 weight, bias = _alignment(path, in_features, "model.readout.in_features")
-                if len(bias) != n_channels:
+                if len(bias) > n_channels:
                     raise ValueError(
                         f"readout_bias in {path} has {len(bias)} channels, but train_recon_data "
                         f"has {n_channels}: align the session again."
                     )
                 layer = FanInLinear(weight.shape[1], n_channels * recon_params)
                 with torch.no_grad():
-                    layer.weight[:n_channels] = torch.as_tensor(np.linalg.pinv(weight).T)
-                    layer.bias[:n_channels] = torch.as_tensor(bias)
+                    layer.weight[: len(bias)] = torch.as_tensor(np.linalg.pinv(weight).T)
+                    layer.bias[: len(bias)] = torch.as_tensor(bias)
             else:
                 if in_features is None:
                     raise ValueError(

@@ -22,6 +22,9 @@ class Reconstruction(nn.Module, ABC):
     n_params: int
     """Parameters of the distribution of one sample."""
 
+    def __init__(self) -> None:
+        super().__init__()
+
     def reshape_output_params(self, output_params: Tensor) -> Tensor:
         """Turn the read-out (B, T, P·N), P blocks of N channels, into (B, T, N, P)."""
         if output_params.shape[-1] % self.n_params:

@@ -1,7 +1,7 @@
 """What a trained model infers, into a file."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +27,7 @@ def run_posterior_sampling(
     save_std: bool = False,
     save_samples: bool = False,
     max_memory_gb: float = 1.0,
+    sessions: Sequence[int] | None = None,
 ) -> list[Path]:
     """Average what the model infers over samples of its posteriors, and save it.
 
@@ -42,7 +43,8 @@ def run_posterior_sampling(
     model
         A trained model. It stays on its device.
     datamodule
-        The data; ``setup()`` is called if need be.
+        The data; ``setup("predict")`` is called if need be, so the files need not hold trials to
+        train on.
     filename
         Path of the output; ``_sess{S}`` goes before its suffix.
     num_samples
@@ -52,6 +54,8 @@ def run_posterior_sampling(
         themselves, ``{split}_{field}_samples`` (trials, samples, …).
     max_memory_gb
         About how much memory decoded samples may take at a time.
+    sessions
+        Which session of the model each file of the data module is; by default 0, 1, 2, ….
 
     Returns
     -------
@@ -61,7 +65,8 @@ def run_posterior_sampling(
     Raises
     ------
     ValueError
-        If ``num_samples`` is less than 1.
+        If ``num_samples`` is less than 1, or ``sessions`` are not one of the model's for each
+        file.
     """
     if num_samples < 1:
         raise ValueError(f"num_samples must be at least 1, but is {num_samples}.")
@@ -69,12 +74,19 @@ def run_posterior_sampling(
         num_samples = 1
     sampling = _Sampling(num_samples, save_std, save_samples, max_memory_gb)
     datamodule.setup("predict")
+    n_files, n_sessions = len(datamodule.session_files), len(model.readin)
+    sessions = range(n_files) if sessions is None else sessions
+    if len(sessions) != n_files or not set(sessions) <= set(range(n_sessions)):
+        raise ValueError(
+            f"There are data of sessions {list(sessions)} in {n_files} file(s), but the model has "
+            f"sessions {list(range(n_sessions))}: name one of them for each file."
+        )
     was_training = model.training
     model.eval()
     try:
         return [
-            _sample_session(model, datamodule, session, Path(filename), sampling)
-            for session in range(len(datamodule.session_files))
+            _sample_session(model, datamodule, i, session, Path(filename), sampling)
+            for i, session in enumerate(sessions)
         ]
     finally:
         model.train(was_training)
@@ -147,20 +159,21 @@ def best_smoothing(counts: Tensor, truth: Tensor) -> tuple[float, float]:
 def _sample_session(
     model: LFADS,
     datamodule: BasicDataModule,
+    i: int,
     session: int,
     filename: Path,
     sampling: "_Sampling",
 ) -> Path:
-    """Write the file of one session."""
+    """Write what the model infers about the data module's file ``i``, of one of its sessions."""
     path = filename.with_name(f"{filename.stem}_sess{session}{filename.suffix}")
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.partial")
     with h5py.File(partial, "w") as file:
-        file.attrs["session_file"] = datamodule.session_files[session].name
+        file.attrs["session_file"] = datamodule.session_files[i].name
         file.attrs["num_samples"] = sampling.num_samples
-        _copy_inputs(datamodule, session, file)
-        for split, loader in datamodule.predict_dataloader()[session].items():
-            first, n_trials = 0, len(getattr(datamodule, f"{split}_ds")[session])
+        _copy_inputs(datamodule, i, file)
+        for split, loader in datamodule.predict_dataloader()[i].items():
+            first, n_trials = 0, len(getattr(datamodule, f"{split}_ds")[i])
             for batch, _ in loader:
                 trials = slice(first, first + len(batch.encod_data))
                 batch = model.infer_aug_stack.process_batch(
@@ -181,15 +194,15 @@ def _sample_session(
     return path
 
 
-def _copy_inputs(datamodule: BasicDataModule, session: int, file: h5py.File) -> None:
-    """Copy everything in the session's file, as the data module dealt the trials out."""
+def _copy_inputs(datamodule: BasicDataModule, i: int, file: h5py.File) -> None:
+    """Copy everything in the data module's file ``i``, as it dealt the trials out."""
     hps = datamodule.hparams
-    source = datamodule.session_files[session]
+    source = datamodule.session_files[i]
     with h5py.File(source) as original:
         for key in original:
             original.copy(key, file)
     reshuffled = hps.reshuffle_tv_seed is not None
-    arrays = load_session(source, hps.reshuffle_tv_seed, hps.reshuffle_tv_ratio)
+    arrays = load_session(source, hps.reshuffle_tv_seed, hps.reshuffle_tv_ratio, to_infer=True)
     for key, array in arrays.items():
         if key not in file:
             file[key] = array

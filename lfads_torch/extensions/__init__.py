@@ -1,0 +1,1 @@
+"""What needs packages that a single run does without."""
