@@ -197,7 +197,11 @@ def _did_you_mean(
     others = [word for word in overrides if not word.startswith(f"{unknown[1]}=")]
     if len(others) == len(overrides):
         return ""
-    keys = flatten(OmegaConf.to_container(_compose(main, name, others, folders)))  # type: ignore[arg-type]
+    try:
+        config = _compose(main, name, others, folders)
+    except ValueError:  # it is not the only fault
+        return ""
+    keys = flatten(OmegaConf.to_container(config))  # type: ignore[arg-type]
     near = difflib.get_close_matches(unknown[1], keys, n=1)
     return f" Did you mean {near[0]}?" if near else ""
 
@@ -254,7 +258,9 @@ def infer_dimensions(config: DictConfig) -> None:
             recon = recons[i]
             if _takes(recon, "recon_dim"):
                 key = f"model.reconstruction.{i}.recon_dim"
-                _settle(recon, key, shapes.n_recon_channels, path)
+                # One that is copied for each session becomes as wide as the session.
+                width = recon.get("recon_dim") if i and recon is recons[0] else None
+                _settle(recon, key, width or shapes.n_recon_channels, path)
             n_params = _n_params(recon, f"model.reconstruction.{i}")
         if readouts:
             readout, key = readouts[i], f"model.readout.modules.{i}"

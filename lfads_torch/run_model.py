@@ -1,10 +1,11 @@
 """A configuration becomes a trained model: compose → build → fit → sample."""
 
+import contextlib
 import csv
 import functools
 import logging
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -109,16 +110,11 @@ def build(config: DictConfig) -> Run:
     _quieten()
     if config.get("seed") is not None:
         pl.seed_everything(config.seed, workers=True, verbose=False)
-    try:
+    with _errors_as_they_are():
         return Run(
             datamodule=instantiate(config.datamodule, _convert_="all"),
             model=instantiate(config.model, _convert_="all"),
         )
-    except InstantiationException as error:
-        # What the class says of its arguments is said to the user as it is.
-        if isinstance(error.__cause__, ValueError | OSError):
-            raise error.__cause__ from None
-        raise
 
 
 def fit(config: DictConfig, run: Run, checkpoint: Path | None = None) -> None:
@@ -140,9 +136,9 @@ def sample(config: DictConfig, run: Run) -> None:
     if config.get("seed") is not None:
         pl.seed_everything(config.seed, workers=True, verbose=False)
     run.model.to(_device(config))
-    files = call(
-        config.posterior_sampling.fn, model=run.model, datamodule=run.datamodule, _convert_="all"
-    )
+    node = config.posterior_sampling.fn
+    with _errors_as_they_are():
+        files = call(node, model=run.model, datamodule=run.datamodule, _convert_="all")
     # Published configurations give the function rather than call it.
     run.output_files = list((files() if isinstance(files, functools.partial) else files) or [])
 
@@ -155,6 +151,17 @@ def _device(config: DictConfig) -> str:
     if accelerator in ("auto", "gpu", "mps") and torch.backends.mps.is_available():
         return "mps"
     return "cpu"
+
+
+@contextlib.contextmanager
+def _errors_as_they_are() -> Iterator[None]:
+    """Say to the user what a class says of its arguments, without Hydra's account of the call."""
+    try:
+        yield
+    except InstantiationException as error:
+        if isinstance(error.__cause__, ValueError | OSError):
+            raise error.__cause__ from None
+        raise
 
 
 def _make_loggers(config: DictConfig, checkpoint: Path | None) -> list[Logger]:

@@ -8,6 +8,11 @@ the library's HDF5 layout (``datasets/README.md``), which `write_h5` writes to a
     python -m lfads_torch.synthetic lorenz --output datasets/lorenz.h5
     python -m lfads_torch.synthetic chaotic_rnn --gain 2.5 --pulse
 
+Several sessions of one network, each with neurons of its own, are a list of such dictionaries, and
+a folder of such files::
+
+    python -m lfads_torch.synthetic multisession --output datasets/multisession
+
 Reproducibility
 ---------------
 The same arguments give the same bits on every processor, so that a file can be checked against
@@ -15,7 +20,9 @@ the command that made it. Chaos would amplify a difference in the last bit, henc
 that IEEE 754 defines exactly are used: elementwise ``+ - * /``, square root, rounding and scaling
 by powers of two. There are no matrix products and no `numpy.sum`, whose order of summation
 depends on the processor, and none of NumPy's transcendental functions, whose last bits do. The
-random numbers come from the raw 64-bit stream of PCG64, which NumPy keeps stable.
+random numbers come from the raw 64-bit stream of PCG64, which NumPy keeps stable. One array is an
+exception: the latents of several sessions are principal components, for which linear algebra is
+needed, and are the same up to rounding only. Nothing else depends on them.
 """
 
 from __future__ import annotations
@@ -32,7 +39,14 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["chaotic_rnn", "lorenz", "main", "write_h5"]
+__all__ = [
+    "chaotic_rnn",
+    "lorenz",
+    "main",
+    "multisession_chaotic_rnn",
+    "write_h5",
+    "write_sessions",
+]
 
 Floats = NDArray[np.float64]
 Arrays = dict[str, NDArray[Any]]
@@ -53,7 +67,7 @@ CHUNK_BYTES = 2**20
 
 # One independent stream of random numbers for each purpose: more trials or another split leave
 # the dynamics of a seed as they are.
-STREAMS = ("initial", "readout", "network", "input", "spikes", "split")
+STREAMS = ("initial", "readout", "network", "input", "spikes", "split", "electrodes")
 
 
 # ------------------------------------------------------------------ exact elementary functions
@@ -93,9 +107,10 @@ def _tanh(x: Floats) -> Floats:
 # ------------------------------------------------------------------------------ random numbers
 
 
-def _stream(seed: int, purpose: str) -> np.random.PCG64:
-    """Return the random stream that `seed` has for `purpose` (one of `STREAMS`)."""
-    return np.random.PCG64(np.random.SeedSequence(seed, spawn_key=(STREAMS.index(purpose),)))
+def _stream(seed: int, purpose: str, session: int | None = None) -> np.random.PCG64:
+    """Return the random stream that `seed`, and a session, have for `purpose` (of `STREAMS`)."""
+    key = (STREAMS.index(purpose),) if session is None else (STREAMS.index(purpose), session)
+    return np.random.PCG64(np.random.SeedSequence(seed, spawn_key=key))
 
 
 def _uniform(stream: np.random.PCG64, *shape: int) -> Floats:
@@ -177,7 +192,7 @@ def _check_sizes(
     heldout_neurons: int,
     forward_bins: int,
 ) -> None:
-    """Check the arguments that both generators share."""
+    """Check the arguments that the generators share."""
     _check_integer("seed", seed, 0)
     _check_integer("n_conditions", n_conditions, 1)
     _check_integer("n_trials", n_trials, 2)
@@ -451,15 +466,9 @@ def chaotic_rnn(
         heldout_neurons,
         forward_bins,
     )
-    _check_positive("gain", gain)
-    _check_positive("max_rate", max_rate)
+    _check_network(bin_width, gain, tau, max_rate)
     _check_positive("pulse_magnitude", pulse_magnitude)
-    _check_positive("tau", tau)
-    if tau < bin_width:
-        raise _error("tau", f"at least `bin_width` ({bin_width} s)", tau)
 
-    network = _stream(seed, "network")
-    recurrent = _normal(network, n_neurons, n_neurons) / np.sqrt(float(n_neurons))
     inputs = _stream(seed, "input")
     input_weight = _normal(inputs, n_neurons)
     pulse_time = np.floor(n_bins * (0.25 + 0.5 * _uniform(inputs, n_conditions))).astype(np.int64)
@@ -467,19 +476,9 @@ def chaotic_rnn(
     if pulse:
         signal[np.arange(n_conditions), pulse_time] = pulse_magnitude
 
-    leak = bin_width / tau
-    states = np.empty((n_conditions, n_bins, n_neurons))
-    activity = np.empty_like(states)
-    state = _normal(_stream(seed, "initial"), n_conditions, n_neurons)
-    for time in range(n_bins):
-        if time > 0:
-            drive = signal[:, time] * input_weight
-            for unit in range(n_neurons):  # a matrix product in a fixed order
-                drive = drive + gain * recurrent[:, unit] * activity[:, time - 1, unit, None]
-            state = (1.0 - leak) * state + leak * drive
-        states[:, time] = state
-        activity[:, time] = _tanh(state)
-
+    recurrent, states, activity = _run_network(
+        seed, signal * input_weight, gain=gain, leak=bin_width / tau
+    )
     by_condition: dict[str, NDArray[Any]] = {
         "truth": max_rate * (1.0 + activity) / 2.0,
         "latents": states,
@@ -500,6 +499,156 @@ def chaotic_rnn(
     return {**arrays, **weights}
 
 
+def multisession_chaotic_rnn(
+    seed: int = 0,
+    n_sessions: int = 8,
+    n_conditions: int = 40,
+    n_trials: int = 5,
+    n_bins: int = 50,
+    n_neurons: int = 25,
+    n_latents: int = 8,
+    bin_width: float = 0.02,
+    gain: float = 1.5,
+    tau: float = 0.05,
+    max_rate: float = 30.0,
+    valid_ratio: float = 0.2,
+) -> list[Arrays]:
+    """Generate Poisson spikes of one chaotic network, recorded in sessions with different neurons.
+
+    The network of `chaotic_rnn` without pulses has as many units as all sessions have neurons
+    together. They are dealt out at random, so that no unit is in two sessions. All sessions have
+    the same conditions, of which each has trials and spikes of its own; what the sessions have in
+    common is the state of the network. (After the sessions from one brain area that a single model
+    was trained on in Pandarinath et al. 2018, Nature Methods.)
+
+    Parameters
+    ----------
+    seed
+        Of all random draws; not negative.
+    n_sessions
+        Number of sessions.
+    n_conditions
+        Number of initial states, the same in all sessions.
+    n_trials
+        Trials of each condition in each session, training and validation together; at least 2.
+    n_bins
+        Bins of a trial; at least 4.
+    n_neurons
+        Channels of each session. The network has n_sessions * n_neurons units.
+    n_latents
+        Principal components of the network that are kept as its latents; at most the number of
+        units.
+    bin_width
+        In seconds; also the step dt of the network.
+    gain
+        Recurrent gain. Activity is chaotic above 1.
+    tau
+        Time constant of a unit in seconds, not below `bin_width`.
+    max_rate
+        Rate of a neuron at tanh(x) = 1, in Hz.
+    valid_ratio
+        Fraction of each condition's trials that is held out for validation, rounded to whole
+        trials, but at least one trial on either side.
+
+    Returns
+    -------
+    sessions
+        For each session the arrays of `lorenz` up to ``conversion_factor``, where
+        ``{split}_latents`` (trial, time, n_latents) are the leading principal components of the
+        states x of all units over all conditions and bins, with the sign that makes the largest
+        weight positive: the same numbers for a condition in every session. Besides:
+        ``unit_idx`` (channel,) int64, the unit of the network that a channel records;
+        ``latent_variance`` (n_latents,) float64, the fraction of the variance of all states
+        that each latent has.
+    """
+    _check_sizes(seed, n_conditions, n_trials, n_bins, n_neurons, bin_width, valid_ratio, 0, 0)
+    _check_integer("n_sessions", n_sessions, 1)
+    n_units = n_sessions * n_neurons
+    _check_integer("n_latents", n_latents, 1, n_units)
+    _check_network(bin_width, gain, tau, max_rate)
+
+    quiet = np.zeros((n_conditions, n_bins, n_units))
+    _, states, activity = _run_network(seed, quiet, gain=gain, leak=bin_width / tau)
+    rates = max_rate * (1.0 + activity) / 2.0
+    latents, variance = _principal_components(states, n_latents)
+    dealt = np.argsort(_uniform(_stream(seed, "electrodes"), n_units), kind="stable")
+    sessions = []
+    for session in range(n_sessions):
+        units = np.sort(dealt[session * n_neurons : (session + 1) * n_neurons]).astype(np.int64)
+        arrays = _observe(
+            {"truth": rates[:, :, units], "latents": latents},
+            seed=seed,
+            session=session,
+            n_trials=n_trials,
+            bin_width=bin_width,
+            valid_ratio=valid_ratio,
+        )
+        sessions.append({**arrays, "unit_idx": units, "latent_variance": variance})
+    return sessions
+
+
+def _check_network(bin_width: float, gain: float, tau: float, max_rate: float) -> None:
+    """Check the arguments of a network."""
+    _check_positive("gain", gain)
+    _check_positive("max_rate", max_rate)
+    _check_positive("tau", tau)
+    if tau < bin_width:
+        raise _error("tau", f"at least `bin_width` ({bin_width} s)", tau)
+
+
+def _run_network(
+    seed: int, inputs: Floats, *, gain: float, leak: float
+) -> tuple[Floats, Floats, Floats]:
+    """Draw a network and let it run from random states; see `chaotic_rnn`.
+
+    Parameters
+    ----------
+    inputs
+        B u_t (condition, time, unit); that of the first bin has no effect.
+    leak
+        dt / tau.
+
+    Returns
+    -------
+    recurrent
+        W (unit, unit), without the gain.
+    states
+        x (condition, time, unit).
+    activity
+        tanh(x), likewise.
+    """
+    n_conditions, n_bins, n_units = inputs.shape
+    recurrent = _normal(_stream(seed, "network"), n_units, n_units) / np.sqrt(float(n_units))
+    states = np.empty((n_conditions, n_bins, n_units))
+    activity = np.empty_like(states)
+    state = _normal(_stream(seed, "initial"), n_conditions, n_units)
+    for time in range(n_bins):
+        if time > 0:
+            drive = inputs[:, time]
+            for unit in range(n_units):  # a matrix product in a fixed order
+                drive = drive + gain * recurrent[:, unit] * activity[:, time - 1, unit, None]
+            state = (1.0 - leak) * state + leak * drive
+        states[:, time] = state
+        activity[:, time] = _tanh(state)
+    return recurrent, states, activity
+
+
+def _principal_components(states: Floats, n_components: int) -> tuple[Floats, Floats]:
+    """Project (condition, time, unit) to (condition, time, component), up to rounding.
+
+    Also return the fraction of the variance that each component has.
+    """
+    samples = states.reshape(-1, states.shape[2])
+    samples = samples - samples.mean(axis=0)
+    variances, directions = np.linalg.eigh(samples.T @ samples)
+    variances, directions = variances[::-1].clip(min=0.0), directions[:, ::-1]
+    largest = np.abs(directions).argmax(axis=0)
+    directions = directions * np.sign(directions[largest, np.arange(len(largest))])
+    projected = samples @ directions[:, :n_components]
+    explained = variances[:n_components] / variances.sum()
+    return projected.reshape(*states.shape[:2], n_components), explained
+
+
 def _observe(
     by_condition: Mapping[str, NDArray[Any]],
     *,
@@ -507,8 +656,9 @@ def _observe(
     n_trials: int,
     bin_width: float,
     valid_ratio: float,
-    heldout_neurons: int,
-    forward_bins: int,
+    heldout_neurons: int = 0,
+    forward_bins: int = 0,
+    session: int | None = None,
 ) -> Arrays:
     """Draw the spikes of every trial, split the trials, and name the arrays.
 
@@ -517,6 +667,8 @@ def _observe(
     by_condition
         "truth" (condition, time, channel), rates in Hz, and anything else with one entry per
         condition that its trials shall carry. Floating-point arrays become float32.
+    session
+        Gives the spikes and the split of one of several sessions; None where there is only one.
 
     Returns
     -------
@@ -540,13 +692,14 @@ def _observe(
             "a smaller `bin_width`."
         )
     spikes = np.empty((n_conditions, n_trials, n_bins, n_neurons), dtype=np.uint8)
-    stream = _stream(seed, "spikes")
+    stream = _stream(seed, "spikes", session)
     for condition in range(n_conditions):
         uniform = _uniform(stream, n_trials, n_bins, n_neurons)
         spikes[condition] = _poisson(expected[condition], uniform)
 
     n_valid = min(max(round(n_trials * valid_ratio), 1), n_trials - 1)
-    shuffled = np.argsort(_uniform(_stream(seed, "split"), n_conditions, n_trials), kind="stable")
+    order = _uniform(_stream(seed, "split", session), n_conditions, n_trials)
+    shuffled = np.argsort(order, kind="stable")
     arrays: Arrays = {}
     for split, chosen in (("train", shuffled[:, n_valid:]), ("valid", shuffled[:, :n_valid])):
         trial = np.sort(chosen, axis=1).ravel()
@@ -632,15 +785,74 @@ def write_h5(
     return path
 
 
+def write_sessions(
+    folder: str | os.PathLike[str],
+    sessions: Sequence[Mapping[str, NDArray[Any]]],
+    attributes: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+) -> list[Path]:
+    """Write one file for each session, ``sess0.h5``, ``sess1.h5``, …, with `write_h5`.
+
+    Parameters
+    ----------
+    folder
+        Of the files; made if need be. ``folder/sess*.h5`` matches them all, in their order.
+    sessions
+        The arrays of each session.
+    attributes
+        Attributes of every file, which also gets its number as ``session``.
+    overwrite
+        Whether existing files may be replaced.
+
+    Returns
+    -------
+    paths
+        Of the files.
+
+    Raises
+    ------
+    FileExistsError
+        If a file exists and `overwrite` is false, or if the folder holds files of further
+        sessions, which the pattern would match too; then nothing is written.
+    """
+    folder = Path(folder)
+    paths = _session_paths(folder, len(sessions), overwrite)
+    for session, (path, arrays) in enumerate(zip(paths, sessions, strict=True)):
+        write_h5(path, arrays, {**(attributes or {}), "session": session}, overwrite)
+    return paths
+
+
+def _session_paths(folder: Path, n_sessions: int, overwrite: bool) -> list[Path]:
+    """Return the paths that `write_sessions` writes to, once it is certain that it may."""
+    digits = len(str(n_sessions - 1))
+    paths = [folder / f"sess{session:0{digits}d}.h5" for session in range(n_sessions)]
+    for path in paths:
+        _refuse_existing(path, overwrite)
+    others = sorted(path.name for path in set(folder.glob("sess*.h5")) - set(paths))
+    if others:
+        raise FileExistsError(
+            f"{folder} holds {', '.join(others)} besides the {n_sessions} session(s) to be written,"
+            f" and sess*.h5 would match them too: choose another folder, or remove them."
+        )
+    return paths
+
+
 # -------------------------------------------------------------------------------- command line
 
-GENERATORS: dict[str, Callable[..., Arrays]] = {"lorenz": lorenz, "chaotic_rnn": chaotic_rnn}
+GENERATORS: dict[str, Callable[..., Arrays] | Callable[..., list[Arrays]]] = {
+    "lorenz": lorenz,
+    "chaotic_rnn": chaotic_rnn,
+    "multisession": multisession_chaotic_rnn,
+}
+FOLDERS = ("multisession",)  # generators of several files
 HELP = {
     "seed": "seed of all random draws",
+    "n_sessions": "number of sessions",
     "n_conditions": "number of initial states",
     "n_trials": "trials of each condition, training and validation together",
     "n_bins": "bins of a trial",
-    "n_neurons": "number of neurons",
+    "n_neurons": "number of neurons, in each session if there are several",
+    "n_latents": "principal components of the network that are kept as latents",
     "bin_width": "width of a bin in seconds",
     "speed": "Lorenz time units per second",
     "mean_rates": "lowest and highest mean rate of a neuron in Hz",
@@ -660,7 +872,7 @@ def _parser() -> argparse.ArgumentParser:
     """Offer every parameter of a generator as an option of its command."""
     parser = argparse.ArgumentParser(
         prog="python -m lfads_torch.synthetic",
-        description="Write a benchmark data file with known rates.",
+        description="Write benchmark data with known rates.",
     )
     commands = parser.add_subparsers(dest="generator", required=True)
     for name, generator in GENERATORS.items():
@@ -669,10 +881,10 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--output",
             type=Path,
-            default=Path("datasets") / f"{name}.h5",
-            help="file to write (default: %(default)s)",
+            default=Path("datasets") / (name if name in FOLDERS else f"{name}.h5"),
+            help=f"{'folder' if name in FOLDERS else 'file'} to write (default: %(default)s)",
         )
-        command.add_argument("--overwrite", action="store_true", help="replace an existing file")
+        command.add_argument("--overwrite", action="store_true", help="replace existing files")
         for key, parameter in inspect.signature(generator).parameters.items():
             option, default = "--" + key.replace("_", "-"), parameter.default
             text = f"{HELP[key]} (default: %(default)s)"
@@ -691,13 +903,27 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = vars(parser.parse_args(argv))
     generator, output, overwrite = (options.pop(k) for k in ("generator", "output", "overwrite"))
     try:
-        _refuse_existing(output, overwrite)
-        arrays = GENERATORS[generator](**options)
-        write_h5(output, arrays, {"generator": generator, **options}, overwrite)
+        # Before the work is done, and again when it is written.
+        if generator not in FOLDERS:
+            _refuse_existing(output, overwrite)
+        elif options["n_sessions"] > 0:
+            _session_paths(output, options["n_sessions"], overwrite)
+        made = GENERATORS[generator](**options)
+        attributes = {"generator": generator, **options}
+        if isinstance(made, list):
+            paths = write_sessions(output, made, attributes, overwrite)
+        else:
+            paths, made = [write_h5(output, made, attributes, overwrite)], [made]
     except (ValueError, OSError) as error:
         parser.error(str(error))
+    for path, arrays in zip(paths, made, strict=True):
+        _report(path, arrays)
+
+
+def _report(path: Path, arrays: Arrays) -> None:
+    """Say what was written to a file."""
     rates = np.concatenate([arrays["train_truth"], arrays["valid_truth"]])
-    print(f"Wrote {output} ({output.stat().st_size / 1e6:.2f} MB)")
+    print(f"Wrote {path} ({path.stat().st_size / 1e6:.2f} MB)")
     for name, value in sorted(arrays.items()):
         print(f"  {name:<18} {value.dtype.name:<8} {value.shape}")
     print(f"  mean rate {rates.mean(dtype=np.float64):.1f} Hz, highest {rates.max():.1f} Hz")

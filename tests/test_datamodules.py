@@ -291,6 +291,24 @@ def test_to_tensor_copies():
     assert array.sum() == 0
 
 
+@pytest.mark.parametrize("split", ["test", "valid"])
+def test_one_split_is_enough_to_infer(tmp_path, split):
+    everything = with_test(tiny_arrays())
+    arrays = {key: everything[key] for key in everything if key.startswith((split, "conv"))}
+    path = write_file(tmp_path / "a.h5", arrays)
+    datamodule = BasicDataModule(str(path), batch_size=2)
+    with pytest.raises(ValueError, match="has no train_encod_data"):
+        datamodule.setup("fit")
+    datamodule.setup("predict")
+    [(batch, _)] = getattr(datamodule, f"{split}_data")
+    np.testing.assert_array_equal(batch.encod_data, arrays[f"{split}_encod_data"])
+    [loaders] = datamodule.predict_dataloader().values()
+    assert list(loaders) == [split]
+    assert sum(len(trials.encod_data) for trials, _ in loaders[split]) == len(batch.encod_data)
+    with pytest.raises(ValueError, match="has no train_encod_data"):
+        datamodule.setup("fit")
+
+
 # ------------------------------------------------------------------ sample validation
 
 

@@ -15,12 +15,19 @@ from scipy import stats
 from scipy.integrate import solve_ivp
 
 from lfads_torch import synthetic
-from lfads_torch.synthetic import chaotic_rnn, lorenz, write_h5
+from lfads_torch.synthetic import (
+    chaotic_rnn,
+    lorenz,
+    multisession_chaotic_rnn,
+    write_h5,
+    write_sessions,
+)
 
 ROOT = Path(__file__).parent.parent
 SHIPPED = ROOT / "datasets" / "lorenz.h5"
 SPLITS = ("train", "valid")
 SMALL = {"n_conditions": 4, "n_trials": 5, "n_bins": 12, "n_neurons": 6}
+SESSIONS = {**SMALL, "n_sessions": 3, "n_latents": 5}
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +38,11 @@ def benchmark():
 @pytest.fixture(scope="module")
 def network():
     return chaotic_rnn(n_conditions=30, n_trials=5, pulse=True)
+
+
+@pytest.fixture(scope="module")
+def sessions():
+    return multisession_chaotic_rnn()
 
 
 def both(arrays, key):
@@ -87,8 +99,12 @@ def test_random_numbers_have_their_distributions():
 
 
 def test_streams_of_a_seed_differ():
-    first = [synthetic._uniform(synthetic._stream(0, name), 1)[0] for name in synthetic.STREAMS]
-    assert len(set(first)) == len(synthetic.STREAMS)
+    first = [
+        synthetic._uniform(synthetic._stream(0, name, session), 1)[0]
+        for name in synthetic.STREAMS
+        for session in (None, 0, 1, 2)
+    ]
+    assert len(set(first)) == 4 * len(synthetic.STREAMS)
 
 
 @pytest.mark.parametrize("expected", [0.0, 0.01, 0.3, 2.0, 20.0, 100.0])
@@ -126,7 +142,7 @@ def check_layout(arrays, n_conditions, n_trials, n_valid, n_bins, n_neurons, n_l
     for key in ("truth", "latents"):
         by_condition = both(arrays, key).reshape(n_conditions, n_trials, n_bins, -1)
         assert (by_condition == by_condition[:, :1]).all()
-        assert len(np.unique(by_condition[:, 0, 0, 0])) == n_conditions
+        assert len(np.unique(by_condition[:, 0, 0], axis=0)) == n_conditions
 
 
 def test_lorenz_layout(benchmark):
@@ -137,6 +153,13 @@ def test_lorenz_layout(benchmark):
 def test_chaotic_rnn_layout(network):
     check_layout(network, 30, 5, 1, 100, 50, 50)
     assert network["conversion_factor"] == 100
+
+
+def test_multisession_layout(sessions):
+    assert len(sessions) == 8
+    for arrays in sessions:
+        check_layout(arrays, 40, 5, 1, 50, 25, 8)
+        assert arrays["conversion_factor"] == 50
 
 
 def test_validation_trials_are_drawn_anew_for_each_condition(benchmark):
@@ -302,6 +325,83 @@ def test_pulse_changes_the_rates_from_its_own_bin_on(network):
     assert (by_condition == by_condition[:, :1]).all()
 
 
+# ------------------------------------------------------------------------------ several sessions
+
+
+def test_sessions_share_the_network_and_no_neuron(sessions):
+    units = np.concatenate([arrays["unit_idx"] for arrays in sessions])
+    assert np.array_equal(np.sort(units), np.arange(200))
+    assert all((np.diff(arrays["unit_idx"]) > 0).all() for arrays in sessions)
+    assert len({arrays["unit_idx"].max() for arrays in sessions}) > 1  # mixed, not cut in blocks
+    # Together they have the rates of one network that is recorded completely.
+    whole = chaotic_rnn(
+        n_conditions=40, n_trials=5, n_bins=50, n_neurons=200, bin_width=0.02, gain=1.5, tau=0.05
+    )
+    for arrays in sessions:
+        rates = both(whole, "truth")[:, :, arrays["unit_idx"]]
+        assert np.array_equal(both(arrays, "truth"), rates)
+
+
+def test_sessions_share_the_latents_of_a_condition(sessions):
+    latents = [both(arrays, "latents") for arrays in sessions]
+    assert all(np.array_equal(latents[0], other) for other in latents[1:])
+
+
+def test_sessions_have_trials_of_their_own():
+    """The same rates, but other spikes and other validation trials."""
+    arrays = multisession_chaotic_rnn(n_sessions=2, n_conditions=30, n_neurons=10)
+    surplus = [both(a, "recon_data") - both(a, "truth") / 50 for a in arrays]
+    correlation = np.corrcoef(surplus[0].ravel(), surplus[1].ravel())[0, 1]
+    assert abs(correlation) < 0.02
+    assert not np.array_equal(arrays[0]["valid_inds"], arrays[1]["valid_inds"])
+
+
+def test_more_trials_or_latents_leave_the_network_of_a_seed():
+    few = multisession_chaotic_rnn(**SESSIONS)
+    many = multisession_chaotic_rnn(**{**SESSIONS, "n_trials": 8, "n_latents": 7})
+    for first, second in zip(few, many, strict=True):
+        assert np.array_equal(first["unit_idx"], second["unit_idx"])
+        assert np.array_equal(both(first, "truth")[::5], both(second, "truth")[::8])
+        assert np.array_equal(both(first, "latents")[::5], both(second, "latents")[::8, :, :5])
+
+
+def test_latents_are_the_principal_components_of_all_units(sessions):
+    whole = chaotic_rnn(
+        n_conditions=40, n_trials=2, n_bins=50, n_neurons=200, bin_width=0.02, gain=1.5, tau=0.05
+    )
+    states = both(whole, "latents")[::2].reshape(-1, 200)
+    latents = both(sessions[0], "latents")[::5].reshape(-1, 8).astype(float)
+    states = states - states.mean(axis=0, dtype=np.float64)
+    total = (states**2).sum()
+    variance = np.linalg.svd(states, compute_uv=False) ** 2
+    assert latents.mean(axis=0) == pytest.approx(np.zeros(8), abs=1e-5)
+    assert (latents**2).sum(axis=0) == pytest.approx(variance[:8], rel=1e-5)
+    assert sessions[0]["latent_variance"] == pytest.approx(variance[:8] / total, rel=1e-5)
+    assert np.abs(np.corrcoef(latents.T) - np.eye(8)).max() < 1e-5
+    # They are linear in the states, and the largest weight of each is positive.
+    weight = np.linalg.lstsq(states, latents, rcond=None)[0]
+    assert np.abs(states @ weight - latents).max() < 1e-4
+    assert (weight[np.abs(weight).argmax(axis=0), np.arange(8)] > 0).all()
+
+
+def test_no_spike_depends_on_linear_algebra(monkeypatch):
+    before = multisession_chaotic_rnn(**SESSIONS)
+    eigh = np.linalg.eigh
+
+    def turned(matrix):
+        values, vectors = eigh(matrix)
+        return values, np.roll(vectors, 1, axis=1)
+
+    monkeypatch.setattr(np.linalg, "eigh", turned)
+    for first, second in zip(before, multisession_chaotic_rnn(**SESSIONS), strict=True):
+        latents = [f"{split}_latents" for split in SPLITS]
+        assert not same({k: first[k] for k in latents}, {k: second[k] for k in latents})
+        for arrays in (first, second):
+            for key in latents:
+                del arrays[key]
+        assert same(first, second)
+
+
 # ------------------------------------------------------------------------------- reproducibility
 
 
@@ -328,6 +428,15 @@ def test_a_seed_gives_the_same_bytes_and_another_does_not(generator, tmp_path):
     ]
     assert digest(files[0]) == digest(files[1])
     assert not same(generator(seed=5, **SMALL), generator(seed=6, **SMALL))
+
+
+def test_a_seed_gives_the_same_sessions_and_another_does_not(tmp_path):
+    first, again, other = (
+        write_sessions(tmp_path / str(i), multisession_chaotic_rnn(seed=seed, **SESSIONS))
+        for i, seed in enumerate([5, 5, 6])
+    )
+    assert [digest(path) for path in first] == [digest(path) for path in again]
+    assert not {digest(path) for path in first} & {digest(path) for path in other}
 
 
 def test_shipped_file_says_how_to_make_it():
@@ -390,6 +499,34 @@ def test_failed_write_leaves_what_was_there(tmp_path):
     assert os.listdir(tmp_path) == ["data.h5"]
 
 
+def test_files_of_sessions_are_in_order(tmp_path):
+    arrays = [{"a": np.array(session)} for session in range(11)]
+    paths = write_sessions(tmp_path / "new", arrays, {"seed": 3})
+    assert [path.name for path in paths] == [f"sess{session:02d}.h5" for session in range(11)]
+    assert sorted((tmp_path / "new").glob("sess*.h5")) == paths
+    for session, path in enumerate(paths):
+        with h5py.File(path) as file:
+            assert file["a"][()] == session
+            assert dict(file.attrs) == {"seed": 3, "session": session}
+
+
+def test_sessions_replace_others_only_on_request(tmp_path):
+    write_sessions(tmp_path, [{"a": np.arange(3)}] * 2)
+    before = digest(tmp_path / "sess1.h5")
+    (tmp_path / "sess0.h5").unlink()
+    with pytest.raises(FileExistsError, match=r"sess1\.h5 exists already.*--overwrite"):
+        write_sessions(tmp_path, [{"a": np.arange(4)}] * 2)
+    assert os.listdir(tmp_path) == ["sess1.h5"]
+    write_sessions(tmp_path, [{"a": np.arange(4)}] * 2, overwrite=True)
+    assert digest(tmp_path / "sess1.h5") != before
+
+
+def test_sessions_do_not_mix_with_others(tmp_path):
+    write_sessions(tmp_path, [{"a": np.arange(3)}] * 3)
+    with pytest.raises(FileExistsError, match=r"holds sess2\.h5 besides the 2 session"):
+        write_sessions(tmp_path, [{"a": np.arange(4)}] * 2, overwrite=True)
+
+
 # ---------------------------------------------------------------------------------------- errors
 
 
@@ -419,6 +556,16 @@ def test_failed_write_leaves_what_was_there(tmp_path):
         (chaotic_rnn, "max_rate", math.nan, "a positive, finite number"),
         (chaotic_rnn, "pulse_magnitude", "high", "a positive, finite number"),
         (chaotic_rnn, "forward_bins", 100, "an integer from 0 to 99"),
+        (multisession_chaotic_rnn, "seed", -1, "an integer of at least 0"),
+        (multisession_chaotic_rnn, "n_sessions", 0, "an integer of at least 1"),
+        (multisession_chaotic_rnn, "n_sessions", 2.0, "an integer of at least 1"),
+        (multisession_chaotic_rnn, "n_neurons", 0, "an integer of at least 1"),
+        (multisession_chaotic_rnn, "n_trials", 1, "an integer of at least 2"),
+        (multisession_chaotic_rnn, "n_latents", 0, "an integer from 1 to 200"),
+        (multisession_chaotic_rnn, "n_latents", 201, "an integer from 1 to 200"),
+        (multisession_chaotic_rnn, "gain", -1.0, "a positive, finite number"),
+        (multisession_chaotic_rnn, "tau", 0.01, "at least `bin_width` (0.02 s)"),
+        (multisession_chaotic_rnn, "valid_ratio", 1.0, "a number between 0 and 1"),
     ],
 )
 def test_bad_argument_is_named_with_what_was_expected(generator, name, value, expected):
@@ -472,7 +619,33 @@ def test_command_writes_what_it_says(tmp_path):
     assert digest(path) == before
 
 
-@pytest.mark.parametrize("name", ["lorenz", "chaotic_rnn"])
+def test_command_writes_every_session(tmp_path):
+    arguments = ["-m", "lfads_torch.synthetic", "multisession", "--seed", "9"]
+    for key, value in SESSIONS.items():
+        arguments += [f"--{key.replace('_', '-')}", str(value)]
+    done = run(*arguments, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    folder = Path("datasets", "multisession")
+    for session, made in enumerate(multisession_chaotic_rnn(seed=9, **SESSIONS)):
+        with h5py.File(tmp_path / folder / f"sess{session}.h5") as file:
+            assert same({key: np.asarray(file[key][()]) for key in file}, made)
+            assert file.attrs["generator"] == "multisession"
+            assert file.attrs["session"] == session
+            assert file.attrs["n_sessions"] == 3
+            assert file.attrs["bin_width"] == 0.02
+        assert f"Wrote {folder / f'sess{session}.h5'} (0.0" in done.stdout
+
+    before = [digest(path) for path in sorted((tmp_path / folder).glob("*"))]
+    again = run(*arguments, cwd=tmp_path)
+    assert again.returncode == 2
+    assert "--overwrite" in again.stderr
+    fewer = run(*arguments, "--n-sessions", "2", "--overwrite", cwd=tmp_path)
+    assert fewer.returncode == 2
+    assert "holds sess2.h5 besides" in fewer.stderr
+    assert [digest(path) for path in sorted((tmp_path / folder).glob("*"))] == before
+
+
+@pytest.mark.parametrize("name", ["lorenz", "chaotic_rnn", "multisession"])
 def test_every_parameter_is_an_option_with_help(name, capsys):
     with pytest.raises(SystemExit):
         synthetic.main([name, "--help"])

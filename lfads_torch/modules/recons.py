@@ -5,6 +5,7 @@ To add one, subclass :class:`Reconstruction`: set ``n_params`` and write ``compu
 """
 
 import copy
+import inspect
 import math
 import warnings
 from abc import ABC, abstractmethod
@@ -261,21 +262,36 @@ class ZeroInflatedGamma(Reconstruction):
 
 
 class MultisessionReconstruction(nn.ModuleList):
-    """One copy of a reconstruction for each session file.
+    """One copy of a reconstruction for each session file, as wide as the session.
 
     Parameters
     ----------
     datafile_pattern
         Matches the files of the sessions.
     recon
-        What to copy.
+        What to copy; its own ``recon_dim``, if it has one, does not matter.
     """
 
     def __init__(self, datafile_pattern: str, recon: Reconstruction) -> None:
-        from lfads_torch.datamodules import find_session_files
+        from lfads_torch.datamodules import find_session_files, session_shapes
 
-        files = find_session_files(datafile_pattern)
-        super().__init__(copy.deepcopy(recon) for _ in files)
+        super().__init__(
+            for_channels(recon, session_shapes(path).n_recon_channels)
+            for path in find_session_files(datafile_pattern)
+        )
+
+
+def for_channels(recon: Reconstruction, n_channels: int) -> Reconstruction:
+    """Copy a reconstruction, or make one like it if it depends on the number of channels.
+
+    It does if its constructor takes ``recon_dim``; then its other arguments are looked up as its
+    attributes.
+    """
+    names = inspect.signature(type(recon)).parameters
+    if "recon_dim" not in names:
+        return copy.deepcopy(recon)
+    arguments = {name: getattr(recon, name) for name in names}
+    return type(recon)(**{**arguments, "recon_dim": n_channels})
 
 
 def _nan_min(data: Tensor) -> float:

@@ -2,13 +2,14 @@
 
 import warnings
 
-import h5py
 import numpy as np
 import pytest
 import torch
+from hydra.utils import instantiate
 from scipy import integrate, special, stats
 from torch import nn
 
+from lfads_torch.config import compose
 from lfads_torch.metrics import bits_per_spike
 from lfads_torch.modules.recons import (
     MSE,
@@ -19,6 +20,7 @@ from lfads_torch.modules.recons import (
     PoissonBPS,
     ZeroInflatedGamma,
 )
+from tests.conftest import tiny_arrays, write_file
 
 SHAPE = (3, 4, 5)  # trials, bins, channels
 
@@ -314,11 +316,31 @@ def test_fractional_counts_raise_a_warning():
 
 def test_one_copy_for_each_file(tmp_path):
     for name in ("a", "b"):
-        with h5py.File(tmp_path / f"{name}.h5", "w") as file:
-            for key in ("train_encod_data", "valid_encod_data"):
-                file[key] = np.zeros((1, 2, 5))
+        write_file(tmp_path / f"{name}.h5", tiny_arrays())
     recon = make_zig()
     copies = MultisessionReconstruction(f"{tmp_path}/*.h5", recon)
     assert len(copies) == 2
     assert set(copies.state_dict()) == {"0.scale", "1.scale"}
     assert len({id(module.scale) for module in (recon, *copies)}) == 3
+
+
+def test_copies_for_sessions_are_as_wide_as_these(tmp_path):
+    for name, n_channels in (("a", 5), ("b", 7)):
+        write_file(tmp_path / f"{name}.h5", tiny_arrays(n_channels=n_channels))
+    pattern = str(tmp_path / "?.h5")
+    copies = MultisessionReconstruction(pattern, ZeroInflatedGamma(5, 0.1, 8.0, 7.0, 0.2))
+    assert [copy.scale.shape for copy in copies] == [(2, 5), (2, 7)]
+    assert copies[0].scale is not copies[1].scale
+    assert {copy.scale_prior for copy in copies} == {7.0}
+    config = compose(
+        "single.yaml",
+        ["model=multisession", "datamodule=generic", f"datamodule.datafile_pattern={pattern}",
+         "model.readin.pcr_init=false", "model.readout.pcr_init=false", "model.fac_dim=3",
+         "model.reconstruction.recon._target_=lfads_torch.modules.recons.ZeroInflatedGamma",
+         "+model.reconstruction.recon.gamma_loc=0.1", "+model.reconstruction.recon.scale_init=1",
+         "+model.reconstruction.recon.scale_prior=1", "+model.reconstruction.recon.scale_penalty=1",
+         "model.gen_dim=4", "model.kl_ic_scale=1e-5"],
+    )  # fmt: skip
+    model = instantiate(config.model, _convert_="all")
+    assert [copy.scale.shape for copy in model.recon] == [(2, 5), (2, 7)]
+    assert [readout.out_features for readout in model.readout] == [15, 21]
