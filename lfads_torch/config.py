@@ -151,7 +151,7 @@ def compose(
             primary = own / primary.name
     with tempfile.TemporaryDirectory() as main:
         # Hydra looks in the folder of the primary configuration before all others.
-        shutil.copy(primary, main)
+        shutil.copy(primary, Path(main, f"{primary.stem}.yaml"))
         config = _compose(Path(main), primary.stem, format_overrides(overrides), folders)
     try:
         OmegaConf.resolve(config)
@@ -168,12 +168,16 @@ def compose(
 
 
 def _compose(main: Path, name: str, overrides: list[str], folders: Sequence[Path]) -> DictConfig:
-    search = ",".join(f'"file://{folder}"' for folder in dict.fromkeys(folders))
+    searched = [f"file://{folder}" for folder in dict.fromkeys(folders)]
     outer = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()
     try:
+        # A search path of the user's own comes before the packaged folder, which is the last.
+        own = OmegaConf.select(OmegaConf.load(main / f"{name}.yaml"), "hydra.searchpath") or []
+        searched[-1:-1] = [str(folder) for folder in own]
+        search = f"hydra.searchpath={_hydra_value(searched)}"
         with hydra.initialize_config_dir(str(main), version_base="1.3"):
-            return hydra.compose(name, [f"hydra.searchpath=[{search}]", *overrides])
+            return hydra.compose(name, [search, *overrides])
     except (HydraException, OmegaConfBaseException, YAMLError) as error:
         message = str(error).split("\nConfig search path")[0].strip()
         cause = f" ({error.__cause__})" if error.__cause__ else ""
@@ -181,7 +185,7 @@ def _compose(main: Path, name: str, overrides: list[str], folders: Sequence[Path
         raise ValueError(
             f"The configuration {name}.yaml cannot be composed: {message}{cause}{hint}\n"
             f"Overrides: {overrides}. "
-            f"Folders searched: {[str(folder) for folder in folders]}."
+            f"Folders searched: {searched}."
         ) from error
     finally:
         GlobalHydra.instance().hydra = outer
@@ -317,7 +321,15 @@ def _takes(node: Any, argument: str) -> bool:
     """Tell whether what a configuration makes takes an argument."""
     if not isinstance(node, DictConfig) or "_target_" not in node:
         return False
-    return argument in inspect.signature(_locate(node._target_, "model")).parameters
+    return argument in _parameters(_locate(node._target_, "model"))
+
+
+def _parameters(target: Any) -> dict[str, inspect.Parameter]:
+    """Return the arguments that something takes."""
+    # Modules without a constructor of their own inherit one that takes anything, and refuses it.
+    if getattr(getattr(target, "__init__", None), "__qualname__", "") == "Module.__init__":
+        return {}
+    return dict(inspect.signature(target).parameters)
 
 
 def _n_params(recon: DictConfig, key: str) -> int:
@@ -374,8 +386,7 @@ def _check_keys(config: DictConfig) -> None:
     # A logger that cannot be made is no reason not to train: see run_model.
     checked = OmegaConf.masked_copy(config, [str(name) for name in config if name != "logger"])
     for key, node in _targets(checked):
-        signature = inspect.signature(_locate(node._target_, f"{key}._target_"))
-        parameters = signature.parameters
+        parameters = _parameters(_locate(node._target_, f"{key}._target_"))
         if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
             continue
         for name in (str(name) for name in node if name not in _HYDRA_KEYS):
@@ -390,7 +401,9 @@ def _check_keys(config: DictConfig) -> None:
 
 def _check_model(model: DictConfig) -> None:
     """Raise a ValueError if the model lacks arguments that the data do not give."""
-    parameters = inspect.signature(_locate(model._target_, "model._target_")).parameters
+    if "_target_" not in model:
+        raise ValueError("The model's configuration leaves out _target_: lfads_torch.model.LFADS.")
+    parameters = _parameters(_locate(model._target_, "model._target_"))
     lacking = [
         name
         for name, parameter in parameters.items()
@@ -416,9 +429,12 @@ def _drop_inherited_arguments(config: DictConfig) -> None:
     for key, node in _targets(config.model):
         inherited = base.get(key)
         if isinstance(inherited, DictConfig) and inherited._target_ != node._target_:
+            parameters = _parameters(_locate(node._target_, f"model.{key}._target_"))
+            if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+                continue
             with open_dict(node):
                 for name in map(str, inherited):
-                    if name in node and name not in _HYDRA_KEYS and not _takes(node, name):
+                    if name in node and name not in (*_HYDRA_KEYS, *parameters):
                         del node[name]
 
 

@@ -148,6 +148,9 @@ def load_session(
         arrays = {key: file[key][()] for key in file if isinstance(file[key], h5py.Dataset)}
     _rename_tf_era(arrays)
     _check_shapes({key: np.shape(value) for key, value in arrays.items()}, path, to_infer)
+    factor = np.asarray(arrays.get("conversion_factor", 1.0))
+    if factor.size != 1 or not factor > 0:
+        raise ValueError(f"conversion_factor in {path} must be a number above 0, but is {factor}.")
     first = 0
     for split in MANDATORY_KEYS:
         if f"{split}_encod_data" in arrays:
@@ -219,7 +222,8 @@ def _check_shapes(
         }
         first, expected = next((item for item in given.items() if item[1]), ("", None))
         for split, shape in given.items():
-            if expected is None or (shape is None and name == "recon_data"):
+            # Trials of the test split may come without targets and inputs.
+            if expected is None or (shape is None and (split == "test" or name == "recon_data")):
                 continue
             if shape is None or shape[1:] != expected[1:]:
                 raise ValueError(
@@ -285,7 +289,11 @@ def reshuffle_train_valid(
 
 def to_tensor(array: np.ndarray) -> Tensor:
     """Return a copy of an array as a tensor of the default floating-point dtype."""
-    return torch.tensor(array, dtype=torch.get_default_dtype())
+    array = np.asarray(array)
+    if array.dtype.kind not in "biuf":
+        raise ValueError(f"Numbers are expected, but an array holds {array.dtype}.")
+    native = array.astype(array.dtype.newbyteorder("="))
+    return torch.tensor(native, dtype=torch.get_default_dtype())
 
 
 class SessionDataset(Dataset[tuple[SessionBatch, Extras]]):
@@ -377,7 +385,7 @@ def _session_tensors(
     else:
         sv_mask = torch.zeros(n_trials, 0, 0)
     if truth is not None and "conversion_factor" in arrays:
-        truth = truth / np.asarray(arrays["conversion_factor"])
+        truth = truth / np.asarray(arrays["conversion_factor"]).item()
     nothing = torch.zeros(n_trials, 0, 0)
     batch = SessionBatch(
         encod_data=encod_data,
@@ -489,6 +497,11 @@ class BasicDataModule(pl.LightningDataModule):
             raise ValueError(
                 f"datamodule.sv_rate must be at least 0 and below 1, but is {sv_rate}."
             )
+        if reshuffle_tv_ratio is not None and reshuffle_tv_seed is None:
+            raise ValueError(
+                f"datamodule.reshuffle_tv_ratio = {reshuffle_tv_ratio} deals trials out anew and "
+                f"needs a datamodule.reshuffle_tv_seed."
+            )
         self.save_hyperparameters()
         self.session_files: list[Path] = []
         self._shuffle_seed = torch.initial_seed() % 2**63
@@ -517,6 +530,10 @@ class BasicDataModule(pl.LightningDataModule):
         self._check_batch_keys(files, sessions)
         attach_tensors(self, sessions, hps.batch_keys)
         for key in hps.attr_keys:
+            if hasattr(type(self), key) or key in BasicDataModule.__annotations__:
+                raise ValueError(
+                    f"datamodule.attr_keys names {key!r}, which the data module needs for itself."
+                )
             for path, arrays in zip(files, sessions, strict=True):
                 if key not in arrays:
                     raise ValueError(

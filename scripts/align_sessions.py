@@ -60,9 +60,9 @@ def main() -> int:
             f"{session.n_conditions:>10}  {session.score:5.3f}  {session.explained_variance:13.3f}"
         )
     print(
-        "\nR2: how much of the shared components each session's PSTHs explain. Variance kept: how much "
-        "of its\nPSTHs these hold. A session that falls far behind in either may have other conditions "
-        "under the\nsame labels.\n"
+        "\nR2: how much of the shared components each session's PSTHs explain. Variance kept: how "
+        "much of\nits PSTHs these hold. A session that falls far behind in either may have other "
+        "conditions under\nthe same labels.\n"
     )
     print(_next(args.sessions, [session.path for session in aligned], args.n_components))
     return 0

@@ -202,6 +202,8 @@ def test_files_of_the_tensorflow_era(tmp_path):
     align_files(path, 3)
     with h5py.File(path) as file:
         assert file.keys() == {*old, "readin_weight", "readout_bias"}
+        attributes = file["readin_weight"].attrs
+        assert (attributes["smoothing_width"], attributes["ridge_alpha"]) == (2.0, 1.0)
 
 
 def test_only_training_trials_count(tmp_path):
@@ -302,6 +304,8 @@ def test_one_session_is_aligned_with_itself():
     x = psth.reshape(-1, 9) - psth.mean(axis=(0, 1))
     variances = np.linalg.svd(x, compute_uv=False) ** 2
     assert found.explained_variance == pytest.approx(variances[:4].sum() / variances.sum())
+    (everything,) = align([psth], 9)  # as many components as there are dimensions
+    assert everything.explained_variance == pytest.approx(1)
 
 
 def test_silent_channels_have_no_weight(tmp_path):
@@ -682,6 +686,13 @@ def test_command_names_no_pattern_that_matches_other_files(tmp_path, call):
     paths = write_sessions(tmp_path)
     (tmp_path / "sess2.h5").write_bytes(paths[0].read_bytes())
     code, out, _ = call("sess0.h5", "sess1.h5", "--n-components", 2)
+    assert code == 0
+    assert "datafile_pattern=PATTERN" in out
+    for path, folder in zip(paths, ("a", "b"), strict=True):
+        (tmp_path / folder).mkdir()
+        path.rename(tmp_path / folder / path.name)
+    words = ("b/sess1.h5", "a/sess0.h5", "--n-components", 2, "--overwrite")
+    code, out, _ = call(*words)
     assert code == 0
     assert "datafile_pattern=PATTERN" in out
 

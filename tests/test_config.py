@@ -789,7 +789,7 @@ def test_overrides_by_numpy_floats(tiny):
     assert generic(*format_overrides({"model.lr_init": np.float64(1e-3)})).model.lr_init == 1e-3
 
 
-@pytest.mark.parametrize("value", ["/home/josé/a.h5", "数据.h5"])
+@pytest.mark.parametrize("value", ["josé/a.h5", "数据.h5"])
 def test_overrides_beyond_ascii(hydra_value, value):
     assert hydra_value(value) == value
 

@@ -117,7 +117,9 @@ def validation_scores(model: LFADS, output_file: str | Path, session: int = 0) -
             for key in ("encod_data", "recon_data", "output_params", "truth")
             if f"valid_{key}" in file
         }
-        factor = float(file["conversion_factor"][()]) if "conversion_factor" in file else 1.0
+        factor = (
+            np.asarray(file["conversion_factor"]).item() if "conversion_factor" in file else 1.0
+        )
     rates, counts = read["output_params"], read["recon_data"]
     _, n_bins, n_channels = read["encod_data"].shape
     scores: dict[str, float] = {}
