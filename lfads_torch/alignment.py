@@ -134,8 +134,7 @@ def condition_psths(path: str | Path, smoothing_width: float = 2.0) -> Condition
     Raises
     ------
     ValueError
-        If the file has no conditions or held-out channels, or if samples are infinite or never
-        observed.
+        If the file has no conditions, or if samples are infinite or never observed.
     """
     path = Path(path)
     if path.exists() and not h5py.is_hdf5(path):
@@ -143,14 +142,6 @@ def condition_psths(path: str | Path, smoothing_width: float = 2.0) -> Condition
             f"{path} is no HDF5 file: sessions are HDF5 files, see datasets/README.md."
         )
     shapes = session_shapes(path)
-    if shapes.n_encod_channels != shapes.n_recon_channels:
-        raise ValueError(
-            f"{path} encodes {shapes.n_encod_channels} channels and reconstructs "
-            f"{shapes.n_recon_channels}. An alignment needs the same channels in both, as one "
-            f"{WEIGHT} (channels, components) makes the read-in, which sees the former, and the "
-            f"read-out, which gives the latter: put the held-out channels into encod_data or take "
-            f"them out of recon_data, or train with pcr_init set to False."
-        )
     if not 0 <= smoothing_width < shapes.n_encod_bins:
         raise ValueError(
             f"smoothing_width = {smoothing_width}, but it must be at least 0 and less than the "
