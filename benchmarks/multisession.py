@@ -375,7 +375,7 @@ def main() -> None:
     results = run_all(output, args)
     text = tables(results)
     (output / "tables.md").write_text(text)
-    save_figure(picture(results), output / "multisession.png")
+    save_figure(picture(results), output / "multisession.png", dpi=120)
     print(
         f"\n{text}\nThis took {time.monotonic() - start:.0f} s, and {time.process_time():.0f} s of "
         f"processors. Everything is in {args.output}."

@@ -70,7 +70,8 @@ def trained(tmp_path_factory):
          "model.readin.pcr_init=false", "model.readin.requires_grad=true",
          "model.readout.pcr_init=false", "model.lr_init=1e-2", "model.dropout_rate=0.05",
          "model.kl_ic_scale=1e-4", "model.l2_gen_scale=1e-3", "model.weight_decay=1e-3",
-         "model.kl_increase_epoch=5", "trainer.max_epochs=60", "callbacks=[checkpoint]",
+         "model.kl_increase_epoch=5", "trainer.max_epochs=60",
+         "callbacks=[checkpoint,early_stopping]",
          "logger=[csv]", "+trainer.enable_progress_bar=false",
          "posterior_sampling.fn.num_samples=2"],
         run_dir=home / "run",
@@ -316,6 +317,25 @@ def test_reconstructions(tmp_path):
     assert (larger.recon[0].scale == 5).all()
 
 
+def test_bins_of_the_initial_condition(tmp_path):
+    arrays = tiny_arrays()
+    rng = np.random.default_rng(0)
+    for split, n_trials in (("train", 12), ("valid", 6)):
+        arrays[f"{split}_ext_input"] = rng.normal(size=(n_trials, 8, 2)).astype("float32")
+    file = write_file(tmp_path / "new.h5", arrays)
+    larger = add_session(linear_model(ext_input_dim=2, ic_enc_seq_len=3), file, max_epochs=1)
+    assert larger.readin[1].in_features == 4
+
+
+def test_models_share_no_memory(tiny_file):
+    model = linear_model(reconstruction=[Scaled()], readout=[FanInLinear(3, 10)])
+    one = one_session_model(model, tiny_file)
+    models = [model, one, append_session(model, one)]
+    addresses = [p.data_ptr() for m in models for p in m.parameters() if p.numel()]
+    assert len(set(addresses)) == len(addresses)
+    assert len({id(m.train_aug_stack) for m in models}) == 3
+
+
 # ------------------------------------------------------------ mistakes
 
 
@@ -436,6 +456,7 @@ def test_run_leaves_everything_behind_and_says_where(new_run, trained):
     assert config.model.lr_init == 0.02
     assert config.model.train_aug_stack.transforms[0].cd_rate == 0.2
     assert config.datamodule.batch_size == 20
+    assert config.callbacks.early_stopping.burn_in_period == 0  # there are no ramps to wait for
 
 
 def test_run_changes_nothing_else(new_run, trained, model):
