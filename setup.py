@@ -74,6 +74,9 @@ setup(
             "ruff",
             "mypy",
             "pre-commit",
+            # To run the notebooks in the tests.
+            "nbclient",
+            "ipykernel",
         ],
     },
 )
