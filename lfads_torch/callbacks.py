@@ -2,6 +2,7 @@
 
 import logging
 import random
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytorch_lightning as pl
 import torch
 from numpy.typing import NDArray
 from pytorch_lightning.callbacks import EarlyStopping
-from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
+from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
 
 from lfads_torch import plots
 from lfads_torch.datamodules import SessionDataset
@@ -407,3 +408,91 @@ class EpochSeed(pl.Callback):
         random.seed(int(words[0]))
         np.random.seed(int(words[1]) % 2**32)  # noqa: NPY002 (transforms of users may draw from it)
         torch.manual_seed(int(words[2]))  # and CUDA
+
+
+# ------------------------------------------------------------------ trials of a sweep
+
+
+class ApplyHyperparameters(pl.Callback):
+    """Trains on with the model's own hyperparameters, where a checkpoint brings others along.
+
+    The state of an optimiser, and of a learning-rate scheduler, holds their settings, so a model
+    that continues from the checkpoint of another would go on with that one's. Here the moments
+    are kept and the settings replaced; a learning rate that a scheduler has lowered keeps its
+    ratio to ``lr_init``.
+    """
+
+    def __init__(self) -> None:
+        self._lr_init: float | None = None
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Take note of where the learning rate of the checkpoint began."""
+        self._lr_init = checkpoint["hyper_parameters"]["lr_init"]
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Replace the settings."""
+        if self._lr_init is None:
+            return
+        made: Any = pl_module.configure_optimizers()
+        optimizer = made["optimizer"] if isinstance(made, dict) else made
+        for group, new in zip(
+            trainer.optimizers[0].param_groups, optimizer.param_groups, strict=True
+        ):
+            rate = (
+                new["lr"]
+                if group["lr"] == self._lr_init
+                else group["lr"] * (new["lr"] / self._lr_init)
+            )
+            group.update({key: value for key, value in new.items() if key != "params"}, lr=rate)
+        for config in trainer.lr_scheduler_configs:
+            fresh = made["lr_scheduler"]["scheduler"]
+            for name in ("factor", "patience", "min_lrs"):
+                setattr(config.scheduler, name, getattr(fresh, name))
+
+
+class EpochHistory(Logger):
+    """Keeps the metrics of every epoch: ``rows[epoch][name]``.
+
+    Hyperparameters (``hp/…``) are left out, being the same in every epoch.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows: dict[int, dict[str, float]] = {}
+
+    @property
+    def name(self) -> str:
+        """Name of the logger."""
+        return "history"
+
+    @property
+    def version(self) -> str:
+        """Version of the logger: it has none."""
+        return ""
+
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """Do nothing."""
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Add metrics to the row of their epoch."""
+        if "epoch" in metrics:
+            row = self.rows.setdefault(int(metrics["epoch"]), {})
+            kept = {name: v for name, v in metrics.items() if not name.startswith("hp/")}
+            row.update({name: float(value) for name, value in kept.items()})
+
+
+class Stopwatch(pl.Callback):
+    """Measures how many seconds the epochs take, from the first batch to the end of validation."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start."""
+        self._start = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Stop."""
+        self.seconds += time.perf_counter() - self._start

@@ -139,6 +139,31 @@ def compose(
     ValueError
         If a key or an option is unknown, missing or contradicts the data.
     """
+    config = compose_unresolved(config_path, overrides, config_dir)
+    try:
+        OmegaConf.resolve(config)
+    except OmegaConfBaseException as error:
+        raise ValueError(f"The configuration {config_path} cannot be resolved: {error}") from error
+    _check_complete(config)
+    _modernise_trainer(config)
+    _drop_inherited_arguments(config)
+    _check_keys(config)
+    infer_dimensions(config)
+    _check_model(config.model)
+    _warn_if_unregularised(config)
+    return config
+
+
+def compose_unresolved(
+    config_path: str | Path,
+    overrides: Mapping[str, Any] | Sequence[str] = (),
+    config_dir: str | Path | None = None,
+) -> DictConfig:
+    """Compose a configuration whose values still follow each other.
+
+    Such a configuration can be saved and composed again with other overrides. Parameters and
+    exceptions are those of :func:`compose`; nothing is filled in and nothing checked.
+    """
     register_resolvers()
     primary = find_config(config_path)
     folders = [primary.parent, packaged_configs()]
@@ -152,19 +177,7 @@ def compose(
     with tempfile.TemporaryDirectory() as main:
         # Hydra looks in the folder of the primary configuration before all others.
         shutil.copy(primary, Path(main, f"{primary.stem}.yaml"))
-        config = _compose(Path(main), primary.stem, format_overrides(overrides), folders)
-    try:
-        OmegaConf.resolve(config)
-    except OmegaConfBaseException as error:
-        raise ValueError(f"The configuration {primary} cannot be resolved: {error}") from error
-    _check_complete(config)
-    _modernise_trainer(config)
-    _drop_inherited_arguments(config)
-    _check_keys(config)
-    infer_dimensions(config)
-    _check_model(config.model)
-    _warn_if_unregularised(config)
-    return config
+        return _compose(Path(main), primary.stem, format_overrides(overrides), folders)
 
 
 def _compose(main: Path, name: str, overrides: list[str], folders: Sequence[Path]) -> DictConfig:

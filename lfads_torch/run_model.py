@@ -119,15 +119,32 @@ def build(config: DictConfig) -> Run:
 
 def fit(config: DictConfig, run: Run, checkpoint: Path | None = None) -> None:
     """Train, continuing from a checkpoint if there is one, and load the best weights."""
-    loggers = _make_loggers(config, checkpoint)
+    train(config, run, checkpoint)
+    if config.posterior_sampling.use_best_ckpt:
+        _restore_best(run)
+
+
+def train(
+    config: DictConfig,
+    run: Run,
+    checkpoint: Path | None = None,
+    callbacks: Sequence[pl.Callback] = (),
+    loggers: Sequence[Logger] = (),
+) -> None:
+    """Train, continuing from a checkpoint if there is one.
+
+    Parameters
+    ----------
+    callbacks, loggers
+        Beside those of the configuration.
+    """
+    loggers = [*_make_loggers(config, checkpoint), *loggers]
     nodes = (config.get("callbacks") or {}).values()
-    callbacks = [instantiate(node, _convert_="all") for node in nodes]
+    callbacks = [*(instantiate(node, _convert_="all") for node in nodes), *callbacks]
     if config.get("seed") is not None:
         callbacks.append(EpochSeed(config.seed))
     run.trainer = instantiate(config.trainer, callbacks=callbacks, logger=loggers, _convert_="all")
     run.trainer.fit(run.model, run.datamodule, ckpt_path=checkpoint)
-    if config.posterior_sampling.use_best_ckpt:
-        _restore_best(run)
 
 
 def sample(config: DictConfig, run: Run) -> None:

@@ -63,7 +63,7 @@ def run_single(
         If the configuration or the data are not usable; then no folder is made.
     """
     config = compose(config_path, overrides, config_dir)
-    _make_data_path_absolute(config)
+    keep_data_path(config)
     run_dir = make_run_dir(config, run_dir, overwrite, script)
     _run(config, run_dir)
     return run_dir
@@ -215,8 +215,8 @@ def _default_run_dir(config: DictConfig) -> Path:
     return candidate
 
 
-def _make_data_path_absolute(config: DictConfig) -> None:
-    """Keep the meaning of a relative path, since the run works in its own folder."""
+def keep_data_path(config: DictConfig) -> None:
+    """Make the path of the data absolute, since the run works in its own folder."""
     pattern = config.datamodule.get("datafile_pattern")
     if pattern and glob.glob(str(pattern)):
         absolute = str(Path(pattern).absolute())
