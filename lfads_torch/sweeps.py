@@ -83,9 +83,9 @@ class SweepOptions:
             raise ValueError(f"sweep cannot be read: {error}") from error
         assert isinstance(node, dict)
         names = [field.name for field in dataclasses.fields(cls)]
-        for name in node:
+        for name in map(str, node):
             if name not in names:
-                near = difflib.get_close_matches(str(name), names, n=1)
+                near = difflib.get_close_matches(name, names, n=1)
                 hint = f" Did you mean {near[0]}?" if near else ""
                 raise ValueError(f"sweep.{name} is no option of a sweep.{hint}")
         options = cls(
@@ -154,8 +154,8 @@ def run_sweep(
     Parameters
     ----------
     overrides, config_path, config_dir
-        See :func:`lfads_torch.config.compose`. The configuration has a ``sweep``; one that lacks it,
-        as published ones do, gets the packaged one of the same name as the file (``pbt``) or
+        See :func:`lfads_torch.config.compose`. The configuration has a ``sweep``; one that lacks
+        it, as published ones do, gets the packaged one of the same name as the file (``pbt``) or
         ``random``.
     run_dir, overwrite, script
         See :func:`lfads_torch.runs.run_single`.

@@ -290,6 +290,8 @@ class BinaryTournamentPBT(PopulationBasedTraining):  # type: ignore[misc]
         Asked before each tournament whether to end the search.
     """
 
+    _next_perturbation_sync: int  # of Ray's scheduler: the epoch of the next tournament
+
     def __init__(
         self,
         perturbation_interval: int = 25,
@@ -506,7 +508,7 @@ def run_trials(
         space: dict[str, Any] = {"seed": tune.randint(0, 2**31 - 1)}
         space |= {key: to_domain(value) for key, value in options.space.items()}
         searcher: Any = instantiate(options.searcher, _convert_="all")
-        own_limit = {}
+        own_limit: dict[str, Any] = {}
         if searcher is None:
             searcher = (Population if population else BasicVariantGenerator)(
                 random_state=options.seed, max_concurrent=options.max_concurrent or 0
