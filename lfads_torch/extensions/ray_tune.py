@@ -150,7 +150,7 @@ class LFADSTrial(tune.Trainable):  # type: ignore[misc]
         assert self.folder is not None
         for name in self.kept:
             if (self.folder / name).is_file():
-                Path(checkpoint_dir, name).parent.mkdir(exist_ok=True)
+                Path(checkpoint_dir, name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(self.folder / name, Path(checkpoint_dir, name))
 
     def load_checkpoint(self, checkpoint: str) -> None:
@@ -214,8 +214,8 @@ class ImprovementRatioStopper(tune.Stopper):  # type: ignore[misc]
     perturbation_interval, burn_in_period
         As the scheduler has them, in epochs: generations end at max(interval, burn-in),
         and every interval from there.
-    metric
-        Of the results; lower is better.
+    metric, mode
+        Of the results; ``"max"`` if higher ones are better.
     patience
         How many generations to look at.
     min_improvement_ratio
@@ -230,6 +230,7 @@ class ImprovementRatioStopper(tune.Stopper):  # type: ignore[misc]
         metric: str = "valid/recon_smth",
         patience: int = 4,
         min_improvement_ratio: float = 5e-4,
+        mode: str = "min",
     ) -> None:
         if patience < 2:
             raise ValueError(f"patience must be at least 2 generations, but is {patience}.")
@@ -237,6 +238,7 @@ class ImprovementRatioStopper(tune.Stopper):  # type: ignore[misc]
         self.first = max(perturbation_interval, burn_in_period)
         self.every = perturbation_interval
         self.metric = metric
+        self.sign = -1 if mode == "max" else 1
         self.patience = patience
         self.min_improvement_ratio = min_improvement_ratio
         self.scores: dict[int, dict[str, float]] = {}
@@ -245,7 +247,7 @@ class ImprovementRatioStopper(tune.Stopper):  # type: ignore[misc]
         """Take note of a result. No single trial is ever stopped."""
         epoch = result[EPOCH]
         if epoch >= self.first and (epoch - self.first) % self.every == 0:
-            self.scores.setdefault(epoch, {})[trial_id] = float(result[self.metric])
+            self.scores.setdefault(epoch, {})[trial_id] = self.sign * float(result[self.metric])
         return False
 
     def stop_all(self) -> bool:
@@ -611,8 +613,9 @@ def _make_scheduler(options: SweepOptions, run_dir: Path) -> Any:
     known = {"time_attr": EPOCH, "seed": options.seed, "hyperparam_mutations": perturbed}
     known = {name: value for name, value in known.items() if name in parameters}
     if "stopper" in parameters and options.stopper:
+        compared = {"metric": options.metric, "mode": options.mode}
         stopper: ImprovementRatioStopper = instantiate(
-            {"num_trials": options.num_samples, "metric": options.metric, **options.stopper},
+            {"num_trials": options.num_samples, **compared, **options.stopper},
             perturbation_interval=node["perturbation_interval"],
             burn_in_period=node.get("burn_in_period", 0),
         )

@@ -31,6 +31,8 @@ __all__ = [
 
 T = TypeVar("T")
 SAMPLE_FNS = ("loguniform", "uniform", "randint")
+SMALLEST_STEP = 0.002
+"""The smallest relative change of a value in a generation, as a part of the largest."""
 
 
 def __getattr__(name: str) -> Any:
@@ -90,6 +92,18 @@ class HyperParam:
             raise ValueError(f"{given}: perturbed values stay at least 0, so min_samp must be.")
         if not 0 < self.explore_wt <= 1:
             raise ValueError(f"explore_wt must be in (0, 1], but is {self.explore_wt}.")
+        if self.sample_fn == "randint" and not all(
+            float(bound).is_integer() for bound in (self.min_samp, self.max_samp)
+        ):
+            raise ValueError(f"{given}: randint needs whole numbers as bounds.")
+        step = SMALLEST_STEP * self.explore_wt
+        if self.enforce_limits and self._highest * (1 - step) <= self.min_samp * (1 + step):
+            raise ValueError(
+                f"{given}: the limits are too close for values between them to be perturbed by "
+                f"{step:.2g} of themselves, the least that explore_wt={self.explore_wt} allows. "
+                f"Take them further apart, or set the value in the configuration and leave it out "
+                f"of the search."
+            )
         if self.init is not None and not self._allows(self.init):
             raise ValueError(f"{given}: init is not between the limits that are enforced.")
 
@@ -115,20 +129,26 @@ class HyperParam:
         """
         whole = self.sample_fn == "randint"
         if not self._allows(value):  # of a configuration of the user's own
-            value = min(max(value, self.min_samp), self.max_samp)
+            value = min(max(value, self.min_samp), self._highest)
         while True:
-            factor = 1 + rng.choice((-1, 1)) * rng.uniform(0.002, 1) * self.explore_wt
+            factor = 1 + rng.choice((-1, 1)) * rng.uniform(SMALLEST_STEP, 1) * self.explore_wt
             new = value * factor
-            if whole:
-                new = math.floor(new) if factor < 1 else math.ceil(new)
+            if whole and factor < 1:
+                new = min(math.floor(new), value - 1)
+            elif whole:
+                new = max(math.ceil(new), value + 1)
             if self._allows(new):
                 return int(new) if whole else float(new)
+
+    @property
+    def _highest(self) -> float:
+        """The highest value that can be drawn."""
+        return self.max_samp - 1 if self.sample_fn == "randint" else self.max_samp
 
     def _allows(self, value: float) -> bool:
         if not self.enforce_limits:
             return value >= 0
-        highest = self.max_samp - 1 if self.sample_fn == "randint" else self.max_samp
-        return self.min_samp <= value <= highest
+        return self.min_samp <= value <= self._highest
 
 
 def explore(
@@ -162,6 +182,6 @@ def has_converged(
         The best score of each generation so far, lower ones being better.
     """
     last = np.asarray(best[-patience:], dtype=float)
-    if len(last) < patience:
+    if len(last) < patience or not np.isfinite(last).all():
         return False
     return bool(last[0] - last.min() <= min_improvement_ratio * np.abs(last).mean())
