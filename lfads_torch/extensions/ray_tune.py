@@ -370,7 +370,12 @@ class BinaryTournamentPBT(PopulationBasedTraining):  # type: ignore[misc]
             controller._live_trials.add(trial)
         self._without_process.clear()
         alive = [trial for trial in controller.get_trials() if not trial.is_finished()]
-        if alive and all(self._waits(trial) for trial in alive):
+        for trial in alive:
+            # Of a search that is resumed, Ray starts all; those that are there have to wait.
+            unasked = trial not in controller._staged_trials
+            if trial.status == Trial.PENDING and unasked and self._reached(trial):
+                controller._set_trial_status(trial, Trial.PAUSED)
+        if alive and all(t.status == Trial.PAUSED and self._reached(t) for t in alive):
             if self.stopper is not None and self.stopper.stop_all():
                 for trial in alive:
                     controller.stop_trial(trial)
@@ -384,16 +389,15 @@ class BinaryTournamentPBT(PopulationBasedTraining):  # type: ignore[misc]
         behind = [
             trial
             for trial in alive
-            if trial.status in (Trial.PAUSED, Trial.PENDING)
-            and self._trial_state[trial].last_train_time < self._next_perturbation_sync
+            if trial.status in (Trial.PAUSED, Trial.PENDING) and not self._reached(trial)
         ]
         # Trials for which no process has been asked for yet come first, so that all start at once.
         behind.sort(key=lambda trial: (trial.status == Trial.PENDING, trial.trial_id))
         return behind[0] if behind else None
 
-    def _waits(self, trial: Trial) -> bool:
-        reached = self._trial_state[trial].last_train_time >= self._next_perturbation_sync
-        return bool(trial.status == Trial.PAUSED and reached)
+    def _reached(self, trial: Trial) -> bool:
+        """Tell whether a trial is where the next tournament is held."""
+        return bool(self._trial_state[trial].last_train_time >= self._next_perturbation_sync)
 
     def _hold_tournament(self, controller: Any, trials: Sequence[Trial]) -> None:
         """Let losers exploit winners, and begin the next generation."""
@@ -422,6 +426,10 @@ class BinaryTournamentPBT(PopulationBasedTraining):  # type: ignore[misc]
             state.last_result = winner.latest_checkpoint_result.metrics
             self._exploit(controller, loser, winner)
             self._trial_state[loser].last_score = scores[winner]
+            # Ray does not see that what it has to save of the loser has changed.
+            loser.run_metadata.invalidate_cache()
+            loser.invalidate_json_state()
+            controller._mark_trial_to_checkpoint(loser)
         self._next_perturbation_sync += self._perturbation_interval
 
     def _score(self, trial: Trial) -> float:
