@@ -218,3 +218,63 @@ def test_the_disk_of_a_trial_is_full(home):
     assert all((trial, 9) in found for trial in (1, 2, 3))
     summary = json.loads((home / "disk" / "summary.json").read_text())
     assert len(summary["failed"]) == 1
+
+
+RANDOM = [
+    "model=generic", "datamodule=generic", *TINY_SIZES, "posterior_sampling.fn.num_samples=3",
+    "sweep.num_samples=3", "sweep.report_every=2", "trainer.max_epochs=6",
+    "callbacks.early_stopping.patience=100",
+]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_random_search_with_another_scheduler_and_storage_by_url(home):
+    words = [
+        *RANDOM, "sweep.scheduler={_target_:ray.tune.schedulers.ASHAScheduler,grace_period:2}",
+        "+sweep.space.gen={key:model.gen_dim,choice:[5,7]}", f"sweep.storage=local://{home}/store",
+    ]  # fmt: skip
+    run(home, "run_multi.py", *words, "run_dir=random")
+    found = history(home / "random")
+    assert {trial for trial, _ in found} == {0, 1, 2}
+    assert all(row["config"]["model.gen_dim"] in (5, 7) for row in found.values())
+    assert not (home / "random" / "trials").exists()
+    assert list((home / "store").glob("random_*/trial_0000*/checkpoint_*"))
+    summary = json.loads((home / "random" / "summary.json").read_text())
+    scores = {
+        trial: min(
+            metrics["valid/recon_smth"]
+            for (number, _), row in found.items()
+            for metrics in row["history"]
+            if number == trial
+        )
+        for trial in range(3)
+    }
+    assert summary["best_score"] == min(scores.values())
+    model = LFADS.load_from_checkpoint(
+        next((home / "random" / "best_model" / "lightning_checkpoints").glob("best-epoch*.ckpt"))
+    )
+    assert model.hparams.gen_dim == summary["hyperparameters"]["model.gen_dim"]
+
+
+@pytest.mark.slow
+def test_a_random_search_whose_driver_is_killed(home):
+    run(home, "run_multi.py", *RANDOM, "run_dir=random_whole")
+    start_and_kill(home, "run_multi.py", RANDOM, "random_cut", 4)
+    run(home, "run_multi.py", "--resume", "random_cut")
+    assert_same_sweep(home / "random_whole", home / "random_cut")
+
+
+@pytest.mark.slow
+def test_a_sweep_that_cannot_work_says_so(home):
+    words = [*RANDOM, "run_dir=wrong", "datamodule.datafile_pattern=tiny.h5"]
+    for word, reason in (
+        ("sweep.space.dropout_rate.key=model.dropout", "Did you mean model.dropout_rate"),
+        ("sweep.cpus_without_gpu=1000", "Lower sweep.cpus_per_trial"),
+        ("sweep.space.dropout_rate.min_samp=2", "sweep.space.dropout_rate"),
+    ):
+        done = subprocess.run(
+            command("run_multi.py", *words, word), cwd=home, env=environment(),
+            capture_output=True, text=True,
+        )  # fmt: skip
+        assert done.returncode == 1
+        assert reason in done.stderr, done.stderr
