@@ -3,15 +3,27 @@
 import math
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
+from ray.train._internal.session import _TrainingResult
+from ray.tune import Checkpoint
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import TrialScheduler
 
 from lfads_torch.config import compose_unresolved
-from lfads_torch.extensions.ray_tune import LFADSTrial, next_boundary
+from lfads_torch.extensions.ray_tune import (
+    BinaryTournamentPBT,
+    ImprovementRatioStopper,
+    LFADSTrial,
+    next_boundary,
+)
+from lfads_torch.extensions.tune import HyperParam
 from tests.conftest import TINY_SIZES, tiny_arrays, write_file
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:pytorch_lightning")
@@ -365,3 +377,392 @@ def test_a_logger_that_cannot_be_made_does_not_stop_a_trial(make_trial):
     with pytest.warns(UserWarning, match=r"logger\.broken .* cannot be used"):
         result = trial.train()
     assert result["cur_epoch"] == 2
+
+
+# ------------------------------------------------------------------ tournaments
+
+SPACE = {
+    "x": HyperParam(0.01, 1.0, explore_wt=0.3),
+    "y": HyperParam(0.0, 0.6, sample_fn="uniform", explore_wt=0.2, enforce_limits=True),
+}
+
+
+class Controller:
+    """What a scheduler sees of Ray's, with trials that take no time."""
+
+    def __init__(self, trials):
+        self.trials = trials
+        self.search_alg = None
+        self.saved = 0
+        self._actor_cache = SimpleNamespace(increase_max=lambda factory: None)
+        self._staged_trials, self._resetting_trials = set(), set()
+        self._live_trials = set(trials)
+
+    def get_trials(self):
+        return self.trials
+
+    def stop_trial(self, trial):
+        trial.status = Trial.TERMINATED
+
+    def checkpoint(self, force):
+        self.saved += force
+
+    def _unstage_trial_with_resources(self, trial):
+        self._staged_trials.discard(trial)
+
+    def _set_trial_status(self, trial, status):
+        trial.status = status
+
+
+def make_trials(n):
+    rng = np.random.default_rng(0)
+    configs = [{"x": SPACE["x"].sample(rng), "y": SPACE["y"].sample(rng)} for _ in range(n)]
+    return [
+        Trial("none", stub=True, trial_id=f"abc_{i:05}", config={"seed": i, **config})
+        for i, config in enumerate(configs)
+    ]
+
+
+def make_scheduler(trials, **options):
+    arguments = {"perturbation_interval": 5, "burn_in_period": 12, "metric": "loss", "mode": "min"}
+    scheduler = BinaryTournamentPBT(hyperparam_mutations=SPACE, **{**arguments, **options})
+    controller = Controller(trials)
+    for trial in trials:
+        scheduler.on_trial_add(controller, trial)
+    return scheduler, controller
+
+
+def save(trial, epoch, score):
+    """Leave a checkpoint whose path says whose it is."""
+    checkpoint = Checkpoint.from_directory(f"/checkpoints/{trial.trial_id}/{epoch}")
+    metrics = {"cur_epoch": epoch, "loss": score}
+    trial.run_metadata.checkpoint_manager.register_checkpoint(_TrainingResult(checkpoint, metrics))
+
+
+def finish_generation(scheduler, controller, scores):
+    """Train trials for as long as there is one to train before the next tournament.
+
+    Returns how many steps that took. ``scores`` may depend on trial and epoch.
+    """
+    steps, until = 0, scheduler._next_perturbation_sync
+    while scheduler._next_perturbation_sync == until:
+        trial = scheduler.choose_trial_to_run(controller)
+        if trial is None or scheduler._next_perturbation_sync != until:
+            return steps
+        latest = trial.latest_checkpoint_result
+        epoch = next_boundary(latest.metrics["cur_epoch"] if latest else 0, 12, 5)
+        score = scores(trial, epoch)
+        trial.status = Trial.RUNNING
+        decision = scheduler.on_trial_result(
+            controller, trial, {"cur_epoch": epoch, "loss": score, "training_iteration": 1}
+        )
+        save(trial, epoch, score)
+        if decision == TrialScheduler.PAUSE:
+            trial.status = Trial.PAUSED
+        else:
+            trial.status = Trial.PENDING
+        steps += 1
+    return steps
+
+
+def by_index(*scores):
+    return lambda trial, epoch: scores[int(trial.trial_id[-5:])]
+
+
+def losers(trials, epoch):
+    return [trial for trial in trials if trial.config.get("cloned_at") == epoch]
+
+
+def state(trials):
+    return [(trial.config, trial.checkpoint.path) for trial in trials]
+
+
+def test_losers_follow_their_winners():
+    trials = make_trials(6)
+    before = [dict(trial.config) for trial in trials]
+    scheduler, controller = make_scheduler(trials)
+    scores = [3.0, 1.0, 2.0, 6.0, 5.0, 4.0]
+    finish_generation(scheduler, controller, by_index(*scores))
+    beaten = losers(trials, 12)
+    assert len(beaten) == 3
+    winners = {trial.config["cloned_from"] for trial in beaten}
+    assert len(winners) == 3
+    assert trials[1].trial_id in winners  # the best
+    assert trials[3] in beaten  # the worst
+    for i, trial in enumerate(trials):
+        if trial not in beaten:
+            assert trial.config == before[i]
+            assert trial.checkpoint.path == f"/checkpoints/{trial.trial_id}/12"
+            continue
+        winner = int(trial.config["cloned_from"][-5:])
+        assert scores[winner] < scores[i]
+        assert trial.checkpoint.path == f"/checkpoints/{trials[winner].trial_id}/12"
+        assert trial.latest_checkpoint_result.metrics["loss"] == scores[winner]
+        assert trial.config["seed"] == before[winner]["seed"]
+        for name, w in (("x", 0.3), ("y", 0.2)):
+            assert trial.config[name] != before[winner][name]
+            assert abs(trial.config[name] / before[winner][name] - 1) <= w + 1e-9
+    # Losers of one winner's config would be perturbed alike if the trial did not matter.
+    changes = {trial.config["x"] / before[int(trial.config["cloned_from"][-5:])]["x"]
+               for trial in beaten}  # fmt: skip
+    assert len(changes) == 3
+
+
+def test_no_tournament_before_the_end_of_burn_in_and_then_one_a_generation():
+    trials = make_trials(4)
+    scheduler, controller = make_scheduler(trials)
+    scores = by_index(1.0, 2.0, 3.0, 4.0)
+    # Epochs 2, 7 and 12: reports in between are no reason to wait.
+    assert finish_generation(scheduler, controller, scores) == 4 * 3
+    assert {t.config["cloned_at"] for t in trials if "cloned_at" in t.config} == {12}
+    saved = controller.saved
+    for epoch in (17, 22):
+        assert finish_generation(scheduler, controller, scores) == 4
+        assert len(losers(trials, epoch)) == 2
+    assert controller.saved > saved  # a kill does not lose what was decided
+    assert scheduler._next_perturbation_sync == 27
+
+
+def test_no_trial_waits_for_a_tournament_that_it_has_reached():
+    trials = make_trials(2)
+    scheduler, controller = make_scheduler(trials)
+    for trial in trials:
+        trial.status = Trial.PAUSED
+        save(trial, 7, 1.0)
+        scheduler.on_trial_result(controller, trial, {"cur_epoch": 7, "loss": 1.0})
+    assert scheduler.choose_trial_to_run(controller) in trials
+    scheduler.on_trial_result(controller, trials[0], {"cur_epoch": 12, "loss": 1.0})
+    assert scheduler.choose_trial_to_run(controller) is trials[1]
+    trials[1].status = Trial.RUNNING
+    assert scheduler.choose_trial_to_run(controller) is None
+
+
+def test_the_higher_score_wins_if_that_is_the_mode():
+    trials = make_trials(2)
+    scheduler, controller = make_scheduler(trials, mode="max")
+    finish_generation(scheduler, controller, by_index(1.0, 2.0))
+    assert losers(trials, 12) == [trials[0]]
+
+
+@given(
+    st.lists(st.one_of(st.floats(-9, 9), st.sampled_from([math.inf, math.nan])), min_size=1,
+             max_size=9),
+    st.integers(0, 100),
+)  # fmt: skip
+@settings(deadline=None, max_examples=60)
+def test_no_diverged_model_goes_on(scores, seed):
+    trials = make_trials(len(scores))
+    scheduler, controller = make_scheduler(trials, seed=seed)
+    if not any(map(math.isfinite, scores)):
+        with pytest.raises(RuntimeError, match=r"every trial.* at epoch 12.*model\.lr_init"):
+            finish_generation(scheduler, controller, by_index(*scores))
+        return
+    finish_generation(scheduler, controller, by_index(*scores))
+    beaten = losers(trials, 12)
+    for trial in trials:
+        own = scores[int(trial.trial_id[-5:])]
+        if trial in beaten:
+            winner = int(trial.config["cloned_from"][-5:])
+            assert trials[winner] not in beaten
+            assert trials[winner].checkpoint.path == trial.checkpoint.path
+            assert scores[winner] <= own or not math.isfinite(own)
+            own = scores[winner]
+        assert math.isfinite(own)
+        assert trial.latest_checkpoint_result.metrics["loss"] == own
+    diverged = sum(not math.isfinite(score) for score in scores)
+    assert max(diverged, len(scores) // 2) <= len(beaten) <= len(scores) // 2 + diverged
+
+
+def test_one_of_an_odd_number_stays_out():
+    trials = make_trials(5)
+    scheduler, controller = make_scheduler(trials)
+    finish_generation(scheduler, controller, by_index(1.0, 2.0, 3.0, 4.0, 5.0))
+    assert len(losers(trials, 12)) == 2
+
+
+def test_tournaments_depend_on_seed_and_epoch_alone():
+    played = []
+    for seed in (0, 0, 1):
+        trials = make_trials(8)
+        scheduler, controller = make_scheduler(trials, seed=seed)
+        scores = by_index(*map(float, range(8)))
+        pairs = []
+        for epoch in (12, 17):
+            finish_generation(scheduler, controller, scores)
+            pairs.append({t.trial_id: t.config["cloned_from"] for t in losers(trials, epoch)})
+        played.append((state(trials), pairs))
+    assert played[0] == played[1]
+    assert played[0][0] != played[2][0]
+    assert played[0][1] != played[2][1]
+    assert played[0][1][0] != played[0][1][1]
+
+
+def test_a_search_that_is_resumed_holds_the_same_tournaments(tmp_path):
+    """What Ray restores of a trial is its configuration and its last checkpoint."""
+    scores = by_index(*map(float, range(5)))
+    whole = make_trials(5)
+    scheduler, controller = make_scheduler(whole)
+    for _ in range(2):
+        finish_generation(scheduler, controller, scores)
+    restored = []
+    for trial in whole:
+        new = Trial("none", stub=True, trial_id=trial.trial_id, config=dict(trial.config))
+        new.status = Trial.PAUSED
+        manager = new.run_metadata.checkpoint_manager
+        manager._latest_checkpoint_result = trial.latest_checkpoint_result
+        restored.append(new)
+    # One had gone on by a generation before the kill.
+    save(restored[3], 22, 3.0)
+    resumed, new_controller = make_scheduler(restored)
+    assert resumed._next_perturbation_sync == 22
+    assert finish_generation(resumed, new_controller, scores) == 4
+    finish_generation(scheduler, controller, scores)
+    assert state(restored) == state(whole)
+    assert len(losers(restored, 22)) == 2
+
+
+def test_a_trial_that_restarts_is_still_what_it_was():
+    trials = make_trials(2)
+    scheduler, controller = make_scheduler(trials)
+    finish_generation(scheduler, controller, by_index(1.0, 2.0))
+    scheduler.on_trial_result(controller, trials[0], {"cur_epoch": 17, "loss": 1.0})
+    save(trials[0], 17, 1.0)
+    trials[0].status = Trial.PAUSED
+    trials[1].status = Trial.PENDING
+    scheduler.on_trial_add(controller, trials[1])
+    scheduler.on_trial_add(controller, trials[0])
+    assert scheduler.choose_trial_to_run(controller) is trials[1]
+    assert scheduler._trial_state[trials[0]].last_train_time == 17
+
+
+@pytest.mark.parametrize("status", [Trial.ERROR, Trial.TERMINATED])
+def test_nobody_waits_for_a_trial_that_has_ended(status):
+    trials = make_trials(5)
+    scheduler, controller = make_scheduler(trials)
+    trials[0].status = status
+    finish_generation(scheduler, controller, by_index(0.0, 1.0, 2.0, 3.0, 4.0))
+    assert len(losers(trials, 12)) == 2
+    assert "cloned_from" not in trials[0].config
+    assert trials[0].trial_id not in {t.config.get("cloned_from") for t in trials}
+    # Also one that ends while the others wait.
+    for trial in trials[1:4]:
+        trial.status = Trial.RUNNING
+        scheduler.on_trial_result(controller, trial, {"cur_epoch": 17, "loss": 1.0})
+        save(trial, 17, 1.0)
+        trial.status = Trial.PAUSED
+    trials[4].status = Trial.RUNNING
+    assert scheduler.choose_trial_to_run(controller) is None
+    trials[4].status = status
+    assert scheduler.choose_trial_to_run(controller) in trials[1:4]
+    assert scheduler._next_perturbation_sync == 22
+
+
+def test_a_trial_whose_new_process_is_dead_is_started_again():
+    trials = make_trials(2)
+    scheduler, controller = make_scheduler(trials)
+    trials[0].status, trials[1].status = Trial.ERROR, Trial.RUNNING
+    controller._resetting_trials.add(trials[0])
+    controller._staged_trials.add(trials[0])
+    scheduler.on_trial_error(controller, trials[0])
+    controller._live_trials.clear()
+    assert scheduler.choose_trial_to_run(controller) is trials[0]
+    assert trials[0].status == Trial.PENDING
+    assert controller._live_trials == {trials[0]}
+    assert controller._staged_trials == controller._resetting_trials == set()
+
+
+def test_all_trials_stop_when_the_stopper_says_so():
+    trials = make_trials(3)
+    stopper = ImprovementRatioStopper(3, 5, 12, metric="loss", patience=2)
+    scheduler, controller = make_scheduler(trials, stopper=stopper)
+    finish_generation(scheduler, controller, by_index(1.0, 2.0, 3.0))
+    assert not any(trial.is_finished() for trial in trials)
+    finish_generation(scheduler, controller, by_index(1.0, 2.0, 3.0))
+    assert all(trial.is_finished() for trial in trials)
+    assert scheduler.choose_trial_to_run(controller) is None
+    assert losers(trials, 17) == []
+
+
+@pytest.mark.parametrize("mutations", [None, {}, {"model.lr_init": [1e-3, 1e-2]}])
+def test_only_hyperparameters_with_a_range_can_be_perturbed(mutations):
+    with pytest.raises(ValueError, match="hyperparam_mutations must hold a HyperParam"):
+        BinaryTournamentPBT(hyperparam_mutations=mutations)
+
+
+# ------------------------------------------------------------------ stopping
+
+
+def tell(stopper, epoch, *scores):
+    for i, score in enumerate(scores):
+        assert stopper(f"trial_{i}", {"cur_epoch": epoch, "loss": score}) is False
+    return stopper.stop_all()
+
+
+def make_stopper(n=3, **options):
+    arguments = {"perturbation_interval": 5, "burn_in_period": 12, "metric": "loss", "patience": 2}
+    return ImprovementRatioStopper(n, **{**arguments, **options})
+
+
+def test_stopper_looks_at_the_best_of_each_generation():
+    stopper = make_stopper()
+    assert not stopper.stop_all()
+    assert not tell(stopper, 12, 3.0, 2.0, 1.0)
+    assert not tell(stopper, 17, 0.9, 2.0, 9.0)
+    assert tell(stopper, 22, 9.0, 9.0, 0.9)
+
+
+def test_stopper_leaves_out_burn_in_and_epochs_within_a_generation():
+    stopper = make_stopper()
+    for epoch in (2, 7, 11, 13, 16):
+        assert not tell(stopper, epoch, 1.0, 1.0, 1.0)
+    assert stopper.scores == {}
+    assert not tell(stopper, 12, 1.0, 1.0, 1.0)
+    assert tell(stopper, 17, 1.0, 1.0, 1.0)
+
+
+def test_stopper_waits_for_all_trials_of_a_generation():
+    stopper = make_stopper()
+    tell(stopper, 12, 1.0, 1.0, 1.0)
+    assert not tell(stopper, 17, 1.0, 1.0)  # the third may be better
+    assert tell(stopper, 17, 1.0, 1.0, 1.0)
+
+
+def test_stopper_does_not_wait_for_a_trial_that_has_failed():
+    """A generation that one trial never reported counts once there is a later one."""
+    stopper = make_stopper()
+    tell(stopper, 12, 1.0, 1.0, 1.0)
+    assert not tell(stopper, 17, 1.0, 1.0)
+    assert tell(stopper, 22, 1.0, 1.0)
+    assert not tell(make_stopper(), 12, 1.0, 1.0)
+
+
+def test_stopper_counts_a_generation_that_is_repeated_once():
+    stopper = make_stopper()
+    for _ in range(3):
+        assert not tell(stopper, 12, 1.0, 1.0, 1.0)
+    assert tell(stopper, 17, 1.0, 1.0, 1.0)
+
+
+def test_stopper_with_diverged_trials():
+    stopper = make_stopper()
+    assert not tell(stopper, 12, math.inf, 1.0, math.nan)
+    assert tell(stopper, 17, 1.0, math.inf, math.inf)
+    assert not tell(make_stopper(), 12, math.inf, math.inf, math.inf)
+    lost = make_stopper()
+    tell(lost, 12, 1.0, 1.0, 1.0)
+    assert not tell(lost, 17, math.inf, math.inf, math.inf)
+
+
+def test_stopper_where_higher_is_better():
+    stopper = make_stopper(mode="max")
+    assert not tell(stopper, 12, 0.1, 0.2, 0.3)
+    assert not tell(stopper, 17, 0.1, 0.2, 0.4)
+    assert tell(stopper, 22, 0.1, 0.4, 0.2)
+
+
+def test_stopper_has_the_published_defaults():
+    stopper = ImprovementRatioStopper(20)
+    assert (stopper.patience, stopper.min_improvement_ratio) == (4, 5e-4)
+    assert (stopper.metric, stopper.every) == ("valid/recon_smth", 25)
+    with pytest.raises(ValueError, match="patience must be at least 2 generations, but is 1"):
+        ImprovementRatioStopper(20, patience=1)
