@@ -64,7 +64,7 @@ class SweepOptions:
     id: str = ""
     """Tells this sweep from all others."""
     max_epochs: int | None = None
-    """Of the trainer."""
+    """Of the trainer; None if it has no limit."""
     use_best: bool = False
     """Rank trials by their best epoch rather than by their last one."""
 
@@ -88,11 +88,12 @@ class SweepOptions:
                 near = difflib.get_close_matches(name, names, n=1)
                 hint = f" Did you mean {near[0]}?" if near else ""
                 raise ValueError(f"sweep.{name} is no option of a sweep.{hint}")
+        max_epochs = OmegaConf.select(config, "trainer.max_epochs")
         options = cls(
             **{
                 **node,
                 "space": _read_space(node.get("space")),
-                "max_epochs": OmegaConf.select(config, "trainer.max_epochs"),
+                "max_epochs": None if max_epochs is None or max_epochs < 0 else max_epochs,
                 "use_best": bool(OmegaConf.select(config, "posterior_sampling.use_best_ckpt")),
             }
         )
@@ -102,6 +103,11 @@ class SweepOptions:
                 raise ValueError(f"sweep.{name} must be an integer of at least 1, but is {value}.")
         if options.mode not in ("min", "max"):
             raise ValueError(f"sweep.mode must be min or max, but is {options.mode!r}.")
+        ends = (options.max_epochs, options.time_budget_hours, options.scheduler, options.stopper)
+        if not any(ends):
+            raise ValueError(
+                "The trials would never end: set trainer.max_epochs or sweep.time_budget_hours."
+            )
         return options
 
     def boundaries(self) -> tuple[int, int]:

@@ -106,7 +106,8 @@ class LFADSTrial(tune.Trainable):  # type: ignore[misc]
         config = self._compose()
         last = self.folder / LAST
         start = load_checkpoint(last)["epoch"] if last.is_file() else 0
-        max_epochs = config.trainer.get("max_epochs") or math.inf
+        limit = config.trainer.get("max_epochs")
+        max_epochs = math.inf if limit is None or limit < 0 else limit
         boundary = next_boundary(start, self.settings["first"], self.settings["every"])
         target = int(min(boundary, max_epochs))
         config.trainer.max_epochs = target
