@@ -229,9 +229,9 @@ def options() -> argparse.ArgumentParser:
     for name, default, text in [
         ("trials", 8, "trials of a sweep"),
         ("epochs", 40, "epochs of a trial"),
-        ("generation", 5, "epochs of a generation"),
-        ("burn-in", 10, "epochs before the first tournament"),
-        ("ramp", 10, "epochs of the ramps of the penalties"),
+        ("generation", 4, "epochs of a generation"),
+        ("burn-in", 8, "epochs before the first tournament"),
+        ("ramp", 8, "epochs of the ramps of the penalties"),
         ("units", 32, "units of encoder, initial condition and generator"),
         ("batch-size", 32, "trials of a training step"),
         ("conditions", 30, "conditions of the data"),
