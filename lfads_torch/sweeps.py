@@ -269,12 +269,13 @@ def _entry(key: str, value: Any) -> dict[str, Any]:
 
 
 def _check(config: DictConfig, options: SweepOptions) -> None:
-    """Compose a trial, so that mistakes are reported before any starts."""
+    """Compose a trial and make what searches, so that mistakes are reported before any starts."""
     import tempfile
 
-    from lfads_torch.extensions.ray_tune import to_domain
+    from lfads_torch.extensions.ray_tune import make_search, to_domain
     from lfads_torch.extensions.tune import HyperParam
 
+    make_search(options)
     rng = np.random.default_rng(options.seed)
     values: dict[str, Any] = {}
     for key, value in options.space.items():
@@ -295,13 +296,15 @@ def _search(run_dir: Path, config: DictConfig, options: SweepOptions, resume: bo
     from lfads_torch.extensions.ray_tune import run_trials
 
     start = time.monotonic()
-    again = (
-        f"python scripts/{'run_pbt.py' if options.stopper else 'run_multi.py'} --resume {run_dir}"
-    )
+    script = "run_pbt.py" if "PBT" in str(options.scheduler) else "run_multi.py"
+    again = f"python scripts/{script} --resume {run_dir}"
     print(f"Sweep of {options.num_samples} trials in {run_dir}\nIf it is interrupted: {again}")
-    outcomes = run_trials(options, OmegaConf.to_yaml(config), run_dir, resume)
-    if any(outcome.status not in ("TERMINATED", "ERROR") for outcome in outcomes):
-        raise KeyboardInterrupt(f"The search was interrupted. Go on with {again}")
+    try:
+        outcomes = run_trials(options, OmegaConf.to_yaml(config), run_dir, resume)
+        if any(outcome.status not in ("TERMINATED", "ERROR") for outcome in outcomes):
+            raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"The search was interrupted. Go on with {again}") from None
     best = best_outcome(outcomes, options)
     summary = {
         "best_trial": best.trial,

@@ -500,11 +500,11 @@ def run_trials(
     Raises
     ------
     ValueError
-        If the cluster cannot run a trial, or a searcher or scheduler cannot be made.
+        If the cluster cannot run a trial, or the searcher or scheduler cannot be made.
     """
     with _cluster(options):
         resources = _resources(options)
-        scheduler = _make_scheduler(options, run_dir)
+        searcher, scheduler = make_search(options, read_history(run_dir))
         population = isinstance(scheduler, BinaryTournamentPBT)
         exploits = isinstance(scheduler, PopulationBasedTraining)
         first, every = options.boundaries()
@@ -518,7 +518,6 @@ def run_trials(
         }
         space: dict[str, Any] = {"seed": tune.randint(0, 2**31 - 1)}
         space |= {key: to_domain(value) for key, value in options.space.items()}
-        searcher: Any = instantiate(options.searcher, _convert_="all")
         own_limit: dict[str, Any] = {}
         if searcher is None:
             searcher = (Population if population else BasicVariantGenerator)(
@@ -579,6 +578,9 @@ def _cluster(options: SweepOptions) -> Iterator[None]:
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Ray's answer to Ctrl-C ends all trials as if they had been trained. Without it, Ctrl-C is what a
+    # kill is, which a search is resumed from.
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
     # A GPU is hidden from trials that asked for none, as today's Ray does only if told so.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
     # Two checkpoints are enough where each generation leaves one, and all wait for each other.
@@ -614,7 +616,34 @@ def _resources(options: SweepOptions) -> dict[str, float]:
     return asked
 
 
-def _make_scheduler(options: SweepOptions, run_dir: Path) -> Any:
+def make_search(
+    options: SweepOptions, history: Sequence[Mapping[str, Any]] = ()
+) -> tuple[Any, Any]:
+    """Make the searcher, or None, and the scheduler.
+
+    Parameters
+    ----------
+    options
+        Of the sweep.
+    history
+        What :func:`lfads_torch.post_run.pbt.read_history` returns of a search that is resumed.
+
+    Raises
+    ------
+    ValueError
+        If there is no such class, if its package is missing, or if it does not take its arguments.
+    """
+    try:
+        searcher = instantiate(options.searcher, _convert_="all")
+    except Exception as error:
+        raise ValueError(f"sweep.searcher cannot be made: {error}") from error
+    try:
+        return searcher, _make_scheduler(options, history)
+    except Exception as error:
+        raise ValueError(f"sweep.scheduler cannot be made: {error}") from error
+
+
+def _make_scheduler(options: SweepOptions, history: Sequence[Mapping[str, Any]]) -> Any:
     """Make the scheduler, and give it what the sweep knows."""
     node = dict(options.scheduler or {"_target_": "ray.tune.schedulers.FIFOScheduler"})
     parameters = inspect.signature(get_class(node["_target_"])).parameters
@@ -628,7 +657,7 @@ def _make_scheduler(options: SweepOptions, run_dir: Path) -> Any:
             perturbation_interval=node["perturbation_interval"],
             burn_in_period=node.get("burn_in_period", 0),
         )
-        for row in read_history(run_dir):
+        for row in history:
             stopper(row["trial"], {EPOCH: row["epoch"], options.metric: row["score"]})
         known["stopper"] = stopper
     return get_class(node.pop("_target_"))(**{**known, **node})

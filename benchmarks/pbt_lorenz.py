@@ -1,0 +1,274 @@
+"""Does AutoLFADS find better models than a random search that costs the same? And what does it cost?
+
+    OMP_NUM_THREADS=1 python benchmarks/pbt_lorenz.py [--output runs/pbt_lorenz]
+    OMP_NUM_THREADS=1 python benchmarks/pbt_lorenz.py --overhead
+
+Spikes of neurons whose rates follow a Lorenz system, some of them held out: trials to train on,
+trials to choose by, and trials to test on. For each seed, two searches of a wide space, which holds
+learning rates that do not learn and penalties that flatten everything: population-based training,
+and a random search with the same number of trials, of the same number of epochs each. Both have the
+same seeds, so that the population starts where the random search stays. Of each, the model with the
+lowest validation loss (valid/recon_smth) is tested: how many bits a spike of the held-out neurons it
+predicts (co-smoothing), and the R² of its rates to the true ones, over all neurons. The random search
+keeps the best epoch of each of its models, population-based training the last.
+
+Prints the tables and writes them, as tables.md, beside the folders of the sweeps. What there is
+already is not made again: a benchmark that was interrupted goes on. Words of the form key=value
+override the configuration of every sweep.
+
+With --overhead: one search on the shipped Lorenz data, in generations of 25 epochs, and what it spends
+outside of epochs. docs/sweeps.md has the results of both.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import torch
+
+from lfads_torch.extensions.tune import HyperParam
+from lfads_torch.metrics import r2_score, regional_bits_per_spike
+from lfads_torch.post_run.pbt import read_history
+from lfads_torch.runs import read_summary
+from lfads_torch.sweeps import BEST_MODEL, resume_sweep, run_sweep
+from lfads_torch.synthetic import lorenz, write_h5
+
+PBT, RANDOM = "population-based training", "random search"
+SCORES = {"co_bps": "held-out bits/spike", "r2": "R² to true rates", "loss": "valid/recon_smth"}
+CD_RATE = "model.train_aug_stack.transforms.0.cd_rate"
+SPACE = {
+    "model.lr_init": HyperParam(1e-5, 5e-2, explore_wt=0.3, enforce_limits=True),
+    "model.dropout_rate": HyperParam(
+        0.0, 0.6, sample_fn="uniform", explore_wt=0.3, enforce_limits=True
+    ),
+    CD_RATE: HyperParam(0.01, 0.7, sample_fn="uniform", explore_wt=0.3, enforce_limits=True),
+    "model.kl_ic_scale": HyperParam(1e-6, 1e-3, explore_wt=0.8),
+    "model.l2_gen_scale": HyperParam(1e-4, 1.0, explore_wt=0.8),
+}
+
+Scores = Mapping[str, float]
+
+
+# ------------------------------------------------------------------------------------- the data
+
+
+def make_data(path: Path, args: argparse.Namespace) -> Path:
+    """Generate a session, half of whose validation trials become test trials, unless it is there."""
+    if not path.exists():
+        sizes = {
+            "n_conditions": args.conditions,
+            "n_trials": args.trials_per_condition,
+            "n_bins": args.bins,
+            "n_neurons": args.neurons,
+            "heldout_neurons": args.heldout_neurons,
+        }
+        arrays = lorenz(seed=args.data_seed, bin_width=0.04, valid_ratio=0.4, **sizes)
+        for name in [name for name in arrays if name.startswith("valid_")]:
+            arrays[name.replace("valid", "test")] = arrays[name][1::2]
+            arrays[name] = arrays[name][::2]
+        write_h5(path, arrays, {"generator": "lorenz", "seed": args.data_seed, **sizes})
+    return path
+
+
+# ------------------------------------------------------------------------------------ the sweeps
+
+
+def search(name: str, seed: int, data: Path, run_dir: Path, args: argparse.Namespace) -> None:
+    """Run a sweep in a folder of its own, unless that is done."""
+    if (run_dir / "config.yaml").exists():
+        resume_sweep(run_dir)
+        return
+    overrides = [
+        f"datamodule.datafile_pattern={data}",
+        "datamodule.attr_keys=[]",
+        f"datamodule.batch_size={args.batch_size}",
+        f"model.ic_enc_dim={args.units}",
+        f"model.ic_dim={args.units}",
+        f"model.gen_dim={args.units}",
+        f"model.kl_increase_epoch={args.ramp}",
+        f"model.l2_increase_epoch={args.ramp}",
+        f"trainer.max_epochs={args.epochs}",
+        "trainer.accelerator=cpu",
+        f"sweep.num_samples={args.trials}",
+        f"sweep.seed={seed}",
+    ]
+    if name == PBT:
+        overrides += [
+            f"sweep.scheduler.perturbation_interval={args.generation}",
+            f"sweep.scheduler.burn_in_period={args.burn_in}",
+            "sweep.stopper=null",  # all of the epochs, as the random search
+        ]
+    else:
+        overrides += ["callbacks=[checkpoint]", f"sweep.report_every={args.epochs}"]
+    config = "../configs/pbt.yaml" if name == PBT else "../configs/multi.yaml"
+    run_sweep([*overrides, *args.overrides], run_dir, config, space=SPACE)
+
+
+def test(run_dir: Path, data: Path) -> dict[str, float]:
+    """Score the rates that the best model of a sweep infers from the test trials."""
+    with h5py.File(data) as file, h5py.File(run_dir / BEST_MODEL / "lfads_output_sess0.h5") as out:
+        rates = torch.tensor(out["test_output_params"][()]).float()
+        counts = torch.tensor(file["test_recon_data"][()]).float()
+        truth = torch.tensor(file["test_truth"][()]) / file["conversion_factor"][()].item()
+        _, n_bins, n_channels = file["test_encod_data"].shape
+    _, co_bps, _ = regional_bits_per_spike(rates.log(), counts, n_channels, n_bins)
+    summary = read_summary(run_dir)
+    return {
+        "co_bps": float(co_bps),
+        "r2": float(r2_score(rates, truth.float())),
+        "loss": summary["best_score"],
+        **spent(run_dir),
+    }
+
+
+def spent(run_dir: Path) -> dict[str, float]:
+    """Return what a sweep took: seconds by the clock, of its trials, and of their epochs."""
+    summary = read_summary(run_dir)
+    return {
+        "seconds": summary["seconds"],
+        "trial_seconds": summary["trial_seconds"],
+        "train_seconds": summary["trial_train_seconds"],
+    }
+
+
+# -------------------------------------------------------------------------------------- results
+
+
+def tables(results: Mapping[tuple[str, int], Scores]) -> str:
+    """Write the scores of every sweep, and means and standard deviations, in Markdown."""
+    seeds = sorted({seed for _, seed in results})
+    names = list(dict.fromkeys(name for name, _ in results))
+    rows = [["seed", *(f"{title}: {name}" for title in SCORES.values() for name in names)]]
+    for seed in seeds:
+        rows.append([str(seed), *(f"{results[n, seed][k]:.4f}" for k in SCORES for n in names)])
+    columns = [np.array([results[n, seed][k] for seed in seeds]) for k in SCORES for n in names]
+    rows.append(["mean ± s.d.", *(_mean(column) for column in columns)])
+    more = [["", "seconds by the clock", "seconds of trials", "of these outside of epochs"]]
+    for name in names:
+        own = [results[name, seed] for seed in seeds]
+        clock, trials, epochs = (
+            sum(scores[key] for scores in own)
+            for key in ("seconds", "trial_seconds", "train_seconds")
+        )
+        more.append([name, f"{clock:.0f}", f"{trials:.0f}", f"{1 - epochs / trials:.1%}"])
+    return f"{_markdown(rows)}\n\n{_markdown(more)}\n"
+
+
+def _mean(scores: np.ndarray) -> str:
+    spread = f" ± {scores.std(ddof=1):.4f}" if len(scores) > 1 else ""
+    return f"{scores.mean():.4f}{spread}"
+
+
+def _markdown(rows: Sequence[Sequence[str]]) -> str:
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    lines.insert(1, "|---|" + "---:|" * (len(rows[0]) - 1))
+    return "\n".join(lines)
+
+
+# ----------------------------------------------------------------------------------- the overhead
+
+
+def overhead(output: Path, args: argparse.Namespace) -> str:
+    """Run one search in generations of 25 epochs, and say what it spent outside of epochs."""
+    run_dir = output / "overhead"
+    if (run_dir / "config.yaml").exists():
+        resume_sweep(run_dir)
+    else:
+        overrides = [
+            "trainer.max_epochs=75",
+            "trainer.accelerator=cpu",
+            "sweep.num_samples=4",
+            "sweep.scheduler.burn_in_period=25",
+            "sweep.stopper=null",
+        ]
+        run_sweep([*overrides, *args.overrides], run_dir, "../configs/pbt.yaml")
+    rows = [["generation to epoch", "trials", "median seconds", "outside of epochs", "at most"]]
+    history = read_history(run_dir)
+    for epoch in sorted({row["epoch"] for row in history}):
+        own = [row for row in history if row["epoch"] == epoch]
+        shares = [1 - row["train_seconds"] / row["seconds"] for row in own]
+        rows.append(
+            [
+                str(epoch),
+                str(len(own)),
+                f"{np.median([row['seconds'] for row in own]):.1f}",
+                f"{1 - _sum(own, 'train_seconds') / _sum(own, 'seconds'):.1%}",
+                f"{max(shares):.1%}",
+            ]
+        )
+    took = spent(run_dir)
+    return (
+        f"{_markdown(rows)}\n\nAll generations: {took['trial_seconds']:.0f} s, of which "
+        f"{1 - took['train_seconds'] / took['trial_seconds']:.1%} were outside of epochs. The "
+        f"search took {took['seconds']:.0f} s by the clock.\n"
+    )
+
+
+def _sum(rows: Sequence[Mapping[str, Any]], name: str) -> float:
+    return float(sum(row[name] for row in rows))
+
+
+# ------------------------------------------------------------------------------------- the whole
+
+
+def options() -> argparse.ArgumentParser:
+    """Describe the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("overrides", nargs="*", metavar="key=value")
+    parser.add_argument("--output", type=Path, default=Path("runs") / "pbt_lorenz")
+    parser.add_argument("--overhead", action="store_true", help="measure that, and nothing else")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the sweeps")
+    for name, default, text in [
+        ("trials", 8, "trials of a sweep"),
+        ("epochs", 40, "epochs of a trial"),
+        ("generation", 4, "epochs of a generation"),
+        ("burn-in", 8, "epochs before the first tournament"),
+        ("ramp", 8, "epochs of the ramps of the penalties"),
+        ("units", 32, "units of encoder, initial condition and generator"),
+        ("batch-size", 32, "trials of a training step"),
+        ("conditions", 30, "conditions of the data"),
+        ("trials-per-condition", 20, "12 of 20 to train, 4 to choose by, 4 to test"),
+        ("bins", 25, "bins of a trial, of 40 ms"),
+        ("neurons", 30, "neurons"),
+        ("heldout-neurons", 10, "neurons that the encoder does not see"),
+        ("data-seed", 0, "of the data"),
+    ]:
+        parser.add_argument(f"--{name}", type=int, default=default, help=f"{text} (%(default)s)")
+    return parser
+
+
+def main() -> None:
+    """Run the whole benchmark."""
+    args = options().parse_args()
+    output = args.output.absolute()
+    output.mkdir(parents=True, exist_ok=True)
+    if args.overhead:
+        print(f"\n{overhead(output, args)}")
+        return
+    chosen = json.dumps({**vars(args), "output": None, "seeds": None}, indent=2)
+    before = output / "options.json"
+    if before.exists() and before.read_text() != chosen:
+        sys.exit(f"{output} was made with other options (options.json): choose another --output.")
+    before.write_text(chosen)
+    start = time.monotonic()
+    data = make_data(output / "data.h5", args)
+    results = {}
+    for seed in args.seeds:
+        for name, folder in ((PBT, f"pbt_{seed}"), (RANDOM, f"random_{seed}")):
+            search(name, seed, data, output / folder, args)
+            results[name, seed] = test(output / folder, data)
+    text = tables(results)
+    (output / "tables.md").write_text(text)
+    print(f"\n{text}\nThis took {time.monotonic() - start:.0f} s. Everything is in {args.output}.")
+
+
+if __name__ == "__main__":
+    main()
