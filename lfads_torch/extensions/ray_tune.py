@@ -341,6 +341,7 @@ class BinaryTournamentPBT(PopulationBasedTraining):  # type: ignore[misc]
             sync = max(self._next_perturbation_sync, cloned_at + self._perturbation_interval)
             self._next_perturbation_sync = sync
         if trial.checkpoint is not None:
+            _follow_folder(trial)
             metrics = trial.latest_checkpoint_result.metrics
             self._save_trial_state(state, metrics[self._time_attr], metrics, trial)
 
@@ -446,6 +447,16 @@ class BinaryTournamentPBT(PopulationBasedTraining):  # type: ignore[misc]
         rng = np.random.default_rng([self.seed, epoch, int(trial.trial_id.split("_")[-1])])
         new = explore(trial_to_clone.config, self._hyperparam_mutations, rng)
         return {**new, CLONED_FROM: trial_to_clone.trial_id, CLONED_AT: epoch}, {}
+
+
+def _follow_folder(trial: Trial) -> None:
+    """Find the checkpoint that a trial has taken over, where the sweep's folder has been moved.
+
+    Ray sees to the checkpoints that are the trial's own.
+    """
+    result, storage = trial.latest_checkpoint_result, trial.storage
+    path = Path(storage.experiment_fs_path, *Path(result.checkpoint.path).parts[-2:]).as_posix()
+    result.checkpoint = tune.Checkpoint(path, filesystem=storage.storage_filesystem)
 
 
 class Population(BasicVariantGenerator):  # type: ignore[misc]
