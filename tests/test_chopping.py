@@ -199,6 +199,17 @@ def test_no_seam_at_borders_of_blocks():
     assert without[borders].mean() > 3 * step[borders].mean()
 
 
+def test_windows_of_nlb_tools():
+    """Where its regular windows fit, they are the same, and both merge to what was cut."""
+    theirs = pytest.importorskip("nlb_tools.chop")
+    values = np.random.default_rng(0).normal(size=(8 + 5 * 9, 2))
+    chop = plan_chop(np.array([[0, 53]]), np.array([0]), 53, 8, 3, valid_fraction=None)
+    windows = cut(values, chop.starts["test"], 8)
+    np.testing.assert_allclose(windows, theirs.chop_data(values, 3, 8), rtol=1e-6)
+    merged = merge(windows, chop.starts["test"], 53, 3)
+    np.testing.assert_allclose(merged, theirs.merge_chops(windows, 3, 53), rtol=1e-10)
+
+
 # -------------------------------------------------------------------------------- segments, blocks
 
 
