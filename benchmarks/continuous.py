@@ -150,7 +150,7 @@ def _shifted(features: NDArray[Any], lags: Sequence[int]) -> NDArray[Any]:
     return np.concatenate([features[(bins - lag).clip(0, len(bins) - 1)] for lag in lags], axis=1)
 
 
-def _ridge(alpha: float) -> Any:
+def _ridge(alpha: float | NDArray[Any]) -> Any:
     return make_pipeline(StandardScaler(), Ridge(alpha))
 
 
@@ -166,14 +166,14 @@ def decode(kind: str, recording: Recording) -> Decoded:
     """
     train = np.flatnonzero(recording.train)
     folds = _folds(train)
-    best: tuple[float, dict[str, float], NDArray[Any]] | None = None
+    best, best_score = None, -np.inf
     for choice, features in DECODERS[kind](recording):
-        for alpha in ALPHAS:
-            score = np.mean([_score(recording, features, a, b, alpha) for a, b in folds])
-            if best is None or score > best[0]:
-                best = float(score), {**choice, "alpha": alpha}, features
+        scores = np.mean([_scores(recording.force, features, *fold) for fold in folds], axis=0)
+        if scores.max() > best_score:
+            best_score = scores.max()
+            best = {**choice, "alpha": ALPHAS[int(scores.argmax())]}, features
     assert best is not None
-    _, choice, features = best
+    choice, features = best
     decoder = _ridge(choice["alpha"]).fit(features[train], recording.force[train])
     force = decoder.predict(features[recording.valid])
     return Decoded(r2_score(recording.force[recording.valid], force), force, choice)
@@ -185,11 +185,14 @@ def _folds(train: NDArray[Any]) -> list[tuple[NDArray[Any], NDArray[Any]]]:
     return [(np.concatenate(parts[:i] + parts[i + 1 :]), part) for i, part in enumerate(parts)]
 
 
-def _score(
-    recording: Recording, x: NDArray[Any], train: NDArray[Any], test: NDArray[Any], alpha: float
-) -> float:
-    decoder = _ridge(alpha).fit(x[train], recording.force[train])
-    return r2_score(recording.force[test], decoder.predict(x[test]))
+def _scores(
+    force: NDArray[Any], x: NDArray[Any], train: NDArray[Any], test: NDArray[Any]
+) -> list[float]:
+    """Return R² for each penalty, from one fit with a copy of the force for each."""
+    penalties = np.repeat(ALPHAS, force.shape[1])
+    decoder = _ridge(penalties).fit(x[train], np.tile(force[train], len(ALPHAS)))
+    predicted = np.split(decoder.predict(x[test]), len(ALPHAS), axis=1)
+    return [r2_score(force[test], each) for each in predicted]
 
 
 def _smoothed(recording: Recording) -> Features:

@@ -574,12 +574,11 @@ def read_recording(path: str | Path, key: str) -> NDArray[Any]:
         raise ValueError(f"{path} cannot be read: {error}") from error
     if isinstance(contents, np.ndarray):
         return contents
+    names = [key] if key in list(contents) else key.replace("/", ".").split(".")
     if isinstance(contents, dict):
-        return _look_up(contents, key.replace("/", ".").split("."), path)
+        return _look_up(contents, names, path)
     with contents as file:
-        if path.suffix == ".npz":
-            return _look_up(file, [key], path)
-        array = _look_up(file, key.replace(".", "/").split("/"), path)
+        array = _look_up(file, names, path)
         # MATLAB writes columns first, h5py reads rows first.
         return array.T if path.suffix == ".mat" else array
 
