@@ -202,7 +202,7 @@ def _smoothed(recording: Recording) -> Features:
 
 
 def _smoothed_taps(recording: Recording) -> Features:
-    for width in (1.0, 2.0, 4.0):
+    for width in (1.0, 2.0, 4.0, 6.0):
         features = gaussian_filter1d(recording.counts, width, axis=0)
         yield {"width": width}, _shifted(features, TAPS)
 
