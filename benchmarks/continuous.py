@@ -336,11 +336,12 @@ def main() -> None:
     args = options().parse_intermixed_args()
     args.output, file = args.output.absolute(), args.recording.absolute()
     args.output.mkdir(parents=True, exist_ok=True)
-    chosen = json.dumps({**vars(args), "recording": None, "output": None, "seeds": None}, indent=2)
+    unimportant = {"recording": None, "output": None, "seeds": None}
+    chosen = {**vars(args), **unimportant}
     before = args.output / "options.json"
-    if before.exists() and before.read_text() != chosen:
+    if before.exists() and json.loads(before.read_text()) != chosen:
         sys.exit(f"{args.output} was made with other options: choose another --output.")
-    before.write_text(chosen)
+    before.write_text(json.dumps(chosen, indent=2))
     runs = [train(file, seed, args) for seed in range(args.seeds)]
     recordings = [read(file, run_dir) for run_dir in runs]
     results = [{kind: decode(kind, each) for kind in DECODERS} for each in recordings]
