@@ -54,19 +54,23 @@ def every_window(chop):
 @st.composite
 def recordings(draw):
     """Draw labels of trials (-1 between them), gaps and how to cut."""
-    lengths = draw(st.lists(st.integers(1, 60), min_size=1, max_size=6))
+    window = draw(st.integers(1, 12))
+    length = st.builds(
+        lambda windows, more: windows * window + more,
+        st.sampled_from([0, 1, 3, 6, 9]), st.integers(1, window),
+    )  # fmt: skip
+    lengths = draw(st.lists(length, min_size=1, max_size=5))
     labels = draw(st.lists(st.integers(-1, 3), min_size=len(lengths), max_size=len(lengths)))
     trial_ids = np.repeat(labels, lengths)
     gaps = np.zeros(len(trial_ids), dtype=bool)
-    for gap in draw(st.lists(st.integers(0, len(gaps) - 1), max_size=4)):
+    for gap in draw(st.lists(st.integers(0, len(gaps) - 1), max_size=3)):
         gaps[gap : gap + draw(st.integers(1, 5))] = True
-    window = draw(st.integers(1, 12))
     how = {
         "overlap": draw(st.integers(0, window - 1)),
-        "block": draw(st.none() | st.integers(window, 30)),
-        "valid_fraction": draw(st.none() | st.floats(0.01, 0.5)),
+        "block": draw(st.sampled_from([None, window, window + 1, 2 * window])),
+        "valid_fraction": draw(st.sampled_from([None, 0.01, 0.2, 0.35, 0.5])),
         "seed": draw(st.integers(0, 9)),
-        "bridges": draw(st.booleans()),
+        "bridges": draw(st.sampled_from([True, True, False])),
     }
     return trial_ids, gaps, window, how
 
