@@ -157,6 +157,12 @@ def load_session(
             n_trials = len(arrays[f"{split}_encod_data"])
             arrays.setdefault(f"{split}_inds", np.arange(first, first + n_trials))
             first += n_trials
+    if reshuffle_seed is not None and "chop_overlap" in arrays:
+        raise ValueError(
+            f"datamodule.reshuffle_tv_seed = {reshuffle_seed} would put bins of {path} into both "
+            f"training and validation: its trials are windows of a recording that overlap. Chop "
+            f"the recording again, with another seed (scripts/chop.py --seed)."
+        )
     if reshuffle_seed is not None and {"train_encod_data", "valid_encod_data"} <= arrays.keys():
         arrays = reshuffle_train_valid(arrays, reshuffle_seed, reshuffle_ratio)
     return arrays

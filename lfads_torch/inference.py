@@ -33,7 +33,8 @@ def infer(
 
     Nothing is trained: the trials go through the read-in, encoder, decoder and read-out as they
     are (Pandarinath et al. 2018, Nature Methods). Random numbers are seeded as in the run, so that
-    the trials of a model of one session give what its run gave.
+    the trials of a model of one session give what its run gave. Windows of a continuous recording
+    (:mod:`lfads_torch.chopping`) are also merged, into ``…_continuous.h5`` beside the output.
 
     Parameters
     ----------

@@ -310,7 +310,8 @@ def run_new_session(
         summary["scores"] = [validation_scores(run.model, run.output_files[0], session)]
         write_summary(run_dir, summary)
         pictures = plot_run(run_dir)
-    report(run_dir, summary, [run.best_checkpoint, *run.output_files, *pictures])
+    files = [*run.output_files, *run.continuous_files]
+    report(run_dir, summary, [run.best_checkpoint, *files, *pictures])
     return run_dir
 
 

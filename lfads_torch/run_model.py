@@ -19,6 +19,7 @@ from pytorch_lightning.loggers import CSVLogger, Logger
 
 from lfads_torch.callbacks import EpochSeed
 from lfads_torch.checkpoints import load_checkpoint
+from lfads_torch.chopping import is_chopped, merge_file
 from lfads_torch.config import compose
 from lfads_torch.model import LFADS
 
@@ -34,6 +35,7 @@ class Run:
     trainer: pl.Trainer | None = None
     best_checkpoint: Path | None = None
     output_files: list[Path] = field(default_factory=list)
+    continuous_files: list[Path] = field(default_factory=list)
 
 
 def run_model(
@@ -148,7 +150,7 @@ def train(
 
 
 def sample(config: DictConfig, run: Run) -> None:
-    """Sample the posteriors as the configuration says."""
+    """Sample the posteriors as the configuration says, and merge windows of recordings."""
     # A run that was interrupted draws the same samples as one that was not.
     if config.get("seed") is not None:
         pl.seed_everything(config.seed, workers=True, verbose=False)
@@ -158,6 +160,7 @@ def sample(config: DictConfig, run: Run) -> None:
         files = call(node, model=run.model, datamodule=run.datamodule, _convert_="all")
     # Published configurations give the function rather than call it.
     run.output_files = list((files() if isinstance(files, functools.partial) else files) or [])
+    run.continuous_files = [merge_file(path) for path in run.output_files if is_chopped(path)]
 
 
 def _device(config: DictConfig) -> str:

@@ -158,7 +158,7 @@ def _run(config: DictConfig, run_dir: Path, resume: bool = False, extend: bool =
         ]
         write_summary(run_dir, summary)
         pictures = plot_run(run_dir)
-    report(run_dir, summary, [*run.output_files, *pictures])
+    report(run_dir, summary, [*run.output_files, *run.continuous_files, *pictures])
 
 
 def training_summary(run: "Run", seconds: float) -> dict[str, Any]:

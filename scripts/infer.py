@@ -5,7 +5,8 @@
 writes rates, factors and inputs, averaged over samples of the posterior, to
 runs/mine/inferred/new_trials_sess0.h5. The file needs test_encod_data (trials, time bins,
 channels), or train_… and valid_… arrays as for training, with the bins and channels that the model
-was trained on.
+was trained on. Windows that scripts/chop.py cut out of a recording are also merged to continuous
+rates, in new_trials_sess0_continuous.h5.
 """
 
 import argparse
@@ -40,6 +41,7 @@ def main() -> int:
     )
     args = parser.parse_args()
 
+    from lfads_torch.chopping import continuous_path, is_chopped
     from lfads_torch.inference import infer
 
     try:
@@ -58,6 +60,8 @@ def main() -> int:
         print(f"\n{type(error).__name__}: {error}", file=sys.stderr)
         return 1
     print(path)
+    if is_chopped(path):
+        print(continuous_path(path))
     return 0
 
 

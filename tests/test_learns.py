@@ -3,13 +3,19 @@
 import json
 import subprocess
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 import h5py
+import numpy as np
 import pytest
 
+from benchmarks import continuous
+
 ROOT = Path(__file__).parents[1]
-RECORDING = ROOT.parent / "shared" / "data" / "m1_isometric_day0-50ms.h5"
+DATA = ROOT.parent / "shared" / "data"
+RECORDING = DATA / "m1_isometric_day0-50ms.h5"
+CONTINUOUS = DATA / "m1_isometric_day0.mat"
 
 pytestmark = pytest.mark.slow
 
@@ -64,3 +70,23 @@ def test_two_halves_of_motor_cortex_as_sessions(tmp_path):
     )  # fmt: skip
     assert len(found) == 2
     assert all(session["bps"] > 0.02 for session in found)
+
+
+@pytest.mark.skipif(not CONTINUOUS.exists(), reason="the recording is not there")
+def test_motor_cortex_as_one_continuous_recording(tmp_path, monkeypatch):
+    """Rates of every bin, without seams, which say what the hand does, after short training."""
+    args = Namespace(
+        output=tmp_path, window=40, overlap=10, epochs=40,
+        overrides=["posterior_sampling.fn.num_samples=10"],
+    )  # fmt: skip
+    run_dir = continuous.train(CONTINUOUS, 0, args)
+    recording = continuous.read(CONTINUOUS, run_dir)
+    assert recording.rates.shape == (24_000, 96)
+    assert not np.isnan(recording.rates).any()
+    assert not (recording.train & recording.valid).any()
+    assert (recording.train | recording.valid).all()
+    merged, end_to_end = continuous.seams(run_dir)
+    assert merged < 1.1 < 1.2 < end_to_end
+    assert json.loads((run_dir / "summary.json").read_text())["scores"][0]["bps"] > 0.05
+    monkeypatch.setattr(continuous, "LAGS", (4,))
+    assert continuous.decode("merged LFADS rates", recording).r2 > 0.7
