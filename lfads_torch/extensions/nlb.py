@@ -10,7 +10,6 @@ import math
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -29,7 +28,7 @@ Arrays = Mapping[str, NDArray[Any]]
 METRICS = ("co_bps", "fp_bps", "behavior_r2", "psth_r2", "tp_corr")
 
 
-def import_nlb_tools(module: str) -> ModuleType:
+def import_nlb_tools(module: str) -> Any:
     """Import a module of ``nlb_tools``, or say how to install it.
 
     Raises

@@ -171,10 +171,10 @@ def test_several_runs_make_one_submission(tmp_path, validation):
     assert {key.split("/")[0] for key in read(path)} == {"mc_maze_20", "mc_rtt"}
     with pytest.raises(ValueError, match="holds rates of mc_maze_20, of which there are some"):
         make_nlb_submission([validation, validation])
+    (tmp_path / "c").mkdir()
+    test = run_dir(tmp_path / "c", "mc_rtt-05ms-test.h5", with_test_trials(benchmark_arrays()))
     with pytest.raises(ValueError, match=r"one phase.*\(val\).*\(test\)"):
-        arrays = with_test_trials(benchmark_arrays())
-        (tmp_path / "c").mkdir()
-        make_nlb_submission([validation, run_dir(tmp_path / "c", "mc_rtt-05ms-test.h5", arrays)])
+        make_nlb_submission([validation, test])
 
 
 def test_an_earlier_submission_is_kept(validation):
