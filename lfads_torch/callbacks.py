@@ -126,7 +126,7 @@ class RasterPlot(FigureCallback):
         """Yield a figure for each session."""
         for session, dataset in enumerate(_datasets(trainer, self.split)):
             trials = np.arange(min(self.n_samples, len(dataset)))
-            shown = _infer(trainer, model, self.split, session, trials)
+            shown = infer_trials(trainer, model, self.split, session, trials)
             figure = plots.raster(
                 shown.data,
                 _array(shown.output.output_params),
@@ -184,7 +184,7 @@ class PSTHPlot(FigureCallback):
             if conditions is None:
                 continue
             trials = plots.spread(len(dataset), self.max_trials)
-            shown = _infer(trainer, model, self.split, session, trials)
+            shown = infer_trials(trainer, model, self.split, session, trials)
             figure = plots.psth(
                 shown.data,
                 _array(shown.output.output_params),
@@ -221,7 +221,7 @@ class TrajectoryPlot(FigureCallback):
         for session, dataset in enumerate(_datasets(trainer, "valid")):
             trials = plots.spread(len(dataset), self.max_trials)
             conditions = _conditions(trainer, "valid", session)
-            shown = _infer(trainer, model, "valid", session, trials)
+            shown = infer_trials(trainer, model, "valid", session, trials)
             figure = plots.trajectories(
                 _array(shown.output.factors),
                 None if conditions is None else conditions[trials],
@@ -264,14 +264,22 @@ class Shown(NamedTuple):
         return _array(recon if recon.numel() else encod)
 
 
-def _infer(
+def infer_trials(
     trainer: pl.Trainer,
     model: pl.LightningModule,
     split: str,
     session: int,
     trials: NDArray[Any],
 ) -> Shown:
-    """Infer, and leave no trace in the model or the random number generators."""
+    """Infer from posterior means, and leave no trace in the model or the random number generators.
+
+    Parameters
+    ----------
+    trainer, model
+        At any time while the trainer runs; its data module has the trials.
+    split, session, trials
+        Which trials: indices into those of a split of a session.
+    """
     batch, extras = _datasets(trainer, split)[session][torch.as_tensor(trials)]
     precision = trainer.precision_plugin
     on_device = precision.convert_input(send_batch_to_device((batch, extras), model.device))

@@ -31,7 +31,7 @@ MANDATORY_KEYS = {
 }
 """What a file must hold of each split (``{split}_{key}``); the test split may be absent."""
 
-_DANDI = {
+DANDI = {
     "mc_maze": "000128",
     "mc_maze_large": "000138",
     "mc_maze_medium": "000139",
@@ -40,6 +40,7 @@ _DANDI = {
     "area2_bump": "000127",
     "dmfc_rsg": "000130",
 }
+"""The recordings of the Neural Latents Benchmark, and where they are."""
 
 Extras = tuple[Tensor, ...]
 """The ``batch_keys`` of a batch, in their order."""
@@ -70,12 +71,13 @@ def _how_to_get(path: Path) -> str:
             return f"Generate it: python -m lfads_torch.synthetic {name} --output " + shlex.quote(
                 str(path)
             )
-    sets = fnmatch.filter(_DANDI, path.name.split("-")[0])
+    sets = fnmatch.filter(DANDI, path.name.split("-")[0])
     if sets:
         return (
-            f"This is data of the Neural Latents Benchmark: download DANDI "
-            f"{', '.join(_DANDI[name] for name in sets)} "
-            f"(https://dandiarchive.org/dandiset/{_DANDI[sets[0]]}) and convert it with nlb_tools."
+            f"This is data of the Neural Latents Benchmark, DANDI "
+            f"{', '.join(DANDI[name] for name in sets)} "
+            f"(https://dandiarchive.org/dandiset/{DANDI[sets[0]]}). Make the file by "
+            f"scripts/prepare_nlb.py {' '.join(sets)} (docs/nlb.md)."
         )
     return "Give the path of an HDF5 file, or a pattern that matches one file for each session."
 

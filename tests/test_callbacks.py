@@ -201,7 +201,7 @@ def test_figures_restore_modes_and_random_state(tmp_path):
             before = torch.get_rng_state()
             modes = [module.training for module in model.modules()]
             assert any(modes)
-            shown = callbacks._infer(trainer, model, "valid", 0, np.array([2, 0]))
+            shown = callbacks.infer_trials(trainer, model, "valid", 0, np.array([2, 0]))
             assert torch.equal(torch.get_rng_state(), before)
             assert [module.training for module in model.modules()] == modes
             data = trainer.datamodule.valid_data[0][0].recon_data
