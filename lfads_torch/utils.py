@@ -1,13 +1,31 @@
 """Small helpers that more than one part of the library, and users' scripts, rely on."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
 T = TypeVar("T")
+
+
+def random_mask(shape: Sequence[int], probability: float, device: torch.device) -> Tensor:
+    """Draw booleans, each True with a probability (exact to 2⁻³² on a CPU, 2⁻²⁴ elsewhere).
+
+    On a CPU random integers are compared with a threshold, two from each draw of 64 bits and by
+    NumPy, which takes a fraction of the time of ``torch.bernoulli``.
+    """
+    if device.type != "cpu":
+        return torch.rand(shape, device=device) < probability
+    if probability >= 1:
+        return torch.ones(shape, dtype=torch.bool)
+    size = math.prod(shape)
+    words = torch.empty((size + 1) // 2, dtype=torch.int64).random_(-(2**63), None)
+    drawn = words.numpy().view(np.int32)[:size].reshape(shape)
+    return torch.from_numpy(drawn < round(probability * 2**32) - 2**31)
 
 
 def flatten(dictionary: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
