@@ -12,6 +12,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.plugins.precision import MixedPrecision
 from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
@@ -439,12 +440,14 @@ class LFADS(pl.LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Return AdamW, with a schedule of its learning rate if there is to be one."""
         hps = self.hparams
+        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
         optimizer = torch.optim.AdamW(
-            [parameter for parameter in self.parameters() if parameter.requires_grad],
+            trained,
             lr=hps.lr_init,
             betas=(hps.lr_adam_beta1, hps.lr_adam_beta2),
             eps=hps.lr_adam_epsilon,
             weight_decay=hps.weight_decay,
+            fused=True if self._may_fuse_optimizer(trained) else None,
         )
         if not hps.lr_scheduler:
             return optimizer
@@ -459,6 +462,15 @@ class LFADS(pl.LightningModule):
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "monitor": "valid/recon_smth"},
         }
+
+    def _may_fuse_optimizer(self, parameters: Sequence[Tensor]) -> bool:
+        """Whether AdamW may be one kernel: it is not PyTorch's own choice on a CPU.
+
+        Under mixed precision Lightning does not clip the gradients of such an optimiser.
+        """
+        plugin = None if self._trainer is None else self.trainer.precision_plugin
+        on_cpu = all(parameter.device.type == "cpu" for parameter in parameters)
+        return on_cpu and not isinstance(plugin, MixedPrecision)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Let the weight decay follow the ramp of the L2 penalty."""
