@@ -13,19 +13,24 @@ T = TypeVar("T")
 
 
 def random_mask(shape: Sequence[int], probability: float, device: torch.device) -> Tensor:
-    """Draw booleans, each True with a probability (exact to 2⁻³² on a CPU, 2⁻²⁴ elsewhere).
+    """Draw booleans, each True with a probability, which holds to float precision.
 
-    On a CPU random integers are compared with a threshold, two from each draw of 64 bits and by
-    NumPy, which takes a fraction of the time of ``torch.bernoulli``.
+    On a CPU a random byte is compared with the first digit of the probability to the base 256, and
+    only where the two are equal is another number drawn: a tenth of the time of
+    ``torch.bernoulli``.
     """
     if device.type != "cpu":
         return torch.rand(shape, device=device) < probability
-    if probability >= 1:
-        return torch.ones(shape, dtype=torch.bool)
     size = math.prod(shape)
-    words = torch.empty((size + 1) // 2, dtype=torch.int64).random_(-(2**63), None)
-    drawn = words.numpy().view(np.int32)[:size].reshape(shape)
-    return torch.from_numpy(drawn < round(probability * 2**32) - 2**31)
+    words = torch.empty(-(-size // 8), dtype=torch.int64).random_(-(2**63), None)
+    drawn = words.numpy().view(np.uint8)[:size]
+    digit = int(256 * probability)
+    rest = 256 * probability - digit
+    mask = drawn < digit
+    if rest > 0:
+        undecided = np.flatnonzero(drawn == digit)
+        mask[undecided] = torch.rand(len(undecided), dtype=torch.float64).numpy() < rest
+    return torch.from_numpy(mask.reshape(shape))
 
 
 def flatten(dictionary: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
