@@ -174,7 +174,8 @@ class _PassGradients(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
         (passed,) = ctx.saved_tensors
         # Several times faster on a CPU than torch.where.
-        return _as_numbers(passed, grad.dtype).mul_(grad), None
+        mask = _as_numbers(passed, grad.dtype)
+        return (mask * grad if torch.is_grad_enabled() else mask.mul_(grad)), None
 
 
 def _as_numbers(mask: Tensor, dtype: torch.dtype) -> Tensor:

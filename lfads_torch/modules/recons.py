@@ -87,6 +87,8 @@ class _PoissonLoss(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
         log_rates, data = ctx.saved_tensors
+        if torch.is_grad_enabled():  # for second derivatives
+            return (torch.exp(log_rates) - data) * grad, None, None
         return torch.exp(log_rates).sub_(data).mul_(grad), None, None
 
 
