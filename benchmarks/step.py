@@ -36,7 +36,7 @@ from lfads_torch.model import LFADS
 from lfads_torch.tuples import SessionBatch
 
 MODELS = ("nlb_mc_maze", "nlb_mc_maze_small", "nlb_mc_maze_large")
-IMPLEMENTATIONS = ("plain",)
+IMPLEMENTATIONS = ("compiled", "torch", "plain")
 RATE_HZ = 6.0
 """Mean firing rate of the synthetic spikes, about that of motor cortex."""
 
@@ -53,14 +53,16 @@ def load(
 
     register_resolvers()
     with initialize_config_dir(str(packaged_configs()), version_base="1.3"):
-        config = compose("single", [f"model={name}", f"datamodule={name}", *overrides])
+        words = [f"model={name}", f"datamodule={name}", f"model.recurrence={implementation}"]
+        config = compose("single", [*words, *overrides])
     node = OmegaConf.masked_copy(config, ["model"])
     OmegaConf.resolve(node)
     model: LFADS = instantiate(node.model, _convert_="all").train()
     hps = model.hparams
     data = config.datamodule
     bin_ms = float(re.search(r"(\d+)ms", data.datafile_pattern)[1])  # type: ignore[index]
-    shape = (data.batch_size, hps.recon_seq_len, model.readout[0].out_features)
+    readout: Any = model.readout[0]
+    shape = (data.batch_size, hps.recon_seq_len, readout.out_features)
     counts = torch.poisson(torch.full(shape, RATE_HZ * bin_ms / 1000))
     encoded = counts[:, : hps.encod_seq_len, : hps.encod_data_dim].clone()
     return model, SessionBatch(encoded, counts)
