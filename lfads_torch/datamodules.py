@@ -6,6 +6,7 @@ whole arrays. ``datasets/README.md`` states what a file must hold.
 
 import fnmatch
 import glob
+import logging
 import shlex
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,6 +24,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from lfads_torch.tuples import SessionBatch
+from lfads_torch.utils import send_batch_to_device
+
+log = logging.getLogger(__name__)
 
 MANDATORY_KEYS = {
     "train": ["encod_data", "recon_data"],
@@ -339,7 +343,22 @@ class SessionDataset(Dataset[tuple[SessionBatch, Extras]]):
 
     def __getitems__(self, indices: list[int]) -> tuple[SessionBatch, Extras]:
         """Return several trials at once, already in one batch."""
-        return self[torch.as_tensor(indices)]
+        return self[torch.as_tensor(indices, device=self.model_tensors.encod_data.device)]
+
+    def to(self, device: torch.device) -> "SessionDataset":
+        """Return the data set with its tensors on a device, where a batch is an indexing of them.
+
+        A data set that would take more than half of a CUDA device's free memory stays where it is;
+        its batches are moved one by one.
+        """
+        tensors = [t for t in (*self.model_tensors, *self.extra_tensors) if t is not None]
+        size = sum(tensor.nbytes for tensor in tensors)
+        if device.type == "cuda" and size > torch.cuda.mem_get_info(device)[0] / 2:
+            log.info("Data of %.1f GB stay in main memory.", size / 1e9)
+            return self
+        return SessionDataset(
+            *send_batch_to_device((self.model_tensors, self.extra_tensors), device)
+        )
 
 
 def attach_tensors(
@@ -615,10 +634,11 @@ class BasicDataModule(pl.LightningDataModule):
         return self.hparams.batch_size // n_sessions
 
     def _loaders(self, datasets: Sequence[SessionDataset], train: bool) -> dict[int, DataLoader]:
+        device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
         loaders = {}
         for session, dataset in enumerate(datasets):
             loaders[session] = DataLoader(
-                dataset,
+                dataset.to(device),
                 batch_size=min(self._share(len(datasets)), len(dataset)),
                 sampler=EpochShuffle(len(dataset), self._shuffle_seed + session) if train else None,
                 drop_last=train,

@@ -25,7 +25,8 @@ def reduce_recon(losses: Tensor, mean: bool) -> Tensor:
 
     The mean over everything, or the sum over bins and channels averaged over trials.
     """
-    return losses.mean() if mean else losses.sum(dim=(1, 2)).mean()
+    # Not losses.mean(), whose gradient is a whole tensor, where that of the sum is one number.
+    return losses.sum() / (losses.numel() if mean else len(losses))
 
 
 class LossTerms(NamedTuple):

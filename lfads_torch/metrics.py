@@ -1,10 +1,9 @@
 """How well a model does, in numbers that compare between models."""
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -48,14 +47,39 @@ def bits_per_spike(preds: Tensor, targets: Tensor) -> Tensor:
     Tensor
         A scalar; NaN if there is no spike.
     """
-    observed = ~targets.isnan()
-    counts = torch.where(observed, targets, torch.zeros_like(targets))
-    n_observed = observed.sum(dim=(0, 1), keepdim=True).clamp(min=1)
-    null = (counts.sum(dim=(0, 1), keepdim=True) / n_observed).expand_as(counts)
-    nll_null = F.poisson_nll_loss(null, counts, log_input=False, reduction="none")
-    nll_model = F.poisson_nll_loss(preds, counts, reduction="none")
+    return _bits(_PoissonSums.of(preds, targets))
+
+
+class _PoissonSums(NamedTuple):
+    """What bits per spike need to know of log rates and counts: sums over trials, each (T, N)."""
+
+    counts: Tensor
+    nll: Tensor
+    """Of the model, without the terms that do not depend on the rates."""
+    n_observed: Tensor
+
+    @classmethod
+    def of(cls, preds: Tensor, targets: Tensor) -> "_PoissonSums":
+        preds = preds.to(targets.dtype)
+        nll = torch.exp(preds).addcmul_(preds, targets, value=-1)
+        sums = cls(targets.sum(dim=0), nll.sum(dim=0), targets.new_full((), len(targets)))
+        # On other devices than a CPU, to ask takes longer than to assume.
+        if targets.device.type == "cpu" and not sums.counts.isnan().any():
+            return sums._replace(n_observed=sums.n_observed.expand_as(sums.counts))
+        observed = ~targets.isnan()
+        counts, nll = targets.nan_to_num(nan=0.0), torch.where(observed, nll, 0.0)
+        return cls(counts.sum(dim=0), nll.sum(dim=0), observed.sum(dim=0))
+
+    def region(self, bins: slice, channels: slice) -> "_PoissonSums":
+        return _PoissonSums(*(sums[bins, channels] for sums in self))
+
+
+def _bits(sums: _PoissonSums) -> Tensor:
+    counts, n_observed = sums.counts.sum(dim=0), sums.n_observed.sum(dim=0)
+    null_rates = counts / n_observed.clamp(min=1)
+    nll_null = counts - counts * torch.log(null_rates + 1e-8)
     n_spikes = counts.sum()
-    bits = ((nll_null - nll_model) * observed).sum() / (math.log(2) * n_spikes)
+    bits = (nll_null.sum() - sums.nll.sum()) / (math.log(2) * n_spikes)
     return bits.masked_fill(n_spikes == 0, torch.nan)
 
 
@@ -79,10 +103,11 @@ def regional_bits_per_spike(
         a region that is empty.
     """
     n, t = encod_data_dim, encod_seq_len
+    sums = _PoissonSums.of(preds, targets)
     return (
-        bits_per_spike(preds[:, :t, :n], targets[:, :t, :n]),
-        bits_per_spike(preds[:, :t, n:], targets[:, :t, n:]),
-        bits_per_spike(preds[:, t:], targets[:, t:]),
+        _bits(sums.region(slice(t), slice(n))),
+        _bits(sums.region(slice(t), slice(n, None))),
+        _bits(sums.region(slice(t, None), slice(None))),
     )
 
 
@@ -143,23 +168,42 @@ class EpochMeans:
     spikes, say) are left out. Nothing is copied from the device before :meth:`compute`.
     """
 
+    _MOST_PENDING = 64
+
     def __init__(self) -> None:
-        self._sums: dict[str, dict[int | None, tuple[Tensor, Tensor]]] = {}
+        # By name, then session: values and weights that are yet to be added up, and the sums.
+        self._pending: dict[str, dict[int | None, list[tuple[Tensor | float, int]]]] = {}
+        self._sums: dict[tuple[str, int | None], Tensor] = {}
 
     def update(
         self, name: str, value: Tensor | float, weight: int = 1, session: int | None = None
     ) -> None:
         """Add a scalar, weighted with the number of trials that it is a mean of."""
-        value = torch.as_tensor(value).detach()
-        weights = weight * ~value.isnan()
-        sums = self._sums.setdefault(name, {})
-        total, count = sums.get(session, (torch.zeros_like(value), torch.zeros_like(weights)))
-        value = torch.where(weights > 0, value * weights, torch.zeros_like(value))
-        sums[session] = (total + value, count + weights)
+        if isinstance(value, Tensor):
+            value = value.detach()
+        pending = self._pending.setdefault(name, {}).setdefault(session, [])
+        pending.append((value, weight))
+        # Many at once take hardly longer than one.
+        if len(pending) >= self._MOST_PENDING:
+            self._add_up(name, session)
+
+    def _add_up(self, name: str, session: int | None) -> Tensor:
+        """Return the sum of values times weights, and that of weights."""
+        pending = self._pending[name][session]
+        if pending:
+            values = torch.stack([torch.as_tensor(value) for value, _ in pending])
+            weights = values.new_tensor([weight for _, weight in pending])
+            weights = torch.where(values.isnan(), 0.0, weights)
+            total = torch.where(weights > 0, values * weights, 0.0).sum()
+            sums = torch.stack([total, weights.sum()])
+            self._sums[name, session] = self._sums.get((name, session), 0) + sums
+            pending.clear()
+        return self._sums[name, session]
 
     def compute(self) -> dict[str, Tensor]:
         """Return the mean of every name; NaN where there was no value."""
-        return {
-            name: torch.stack([total / count for total, count in sums.values()]).nanmean()
-            for name, sums in self._sums.items()
-        }
+        means = {}
+        for name, sessions in self._pending.items():
+            sums = torch.stack([self._add_up(name, session) for session in sessions])
+            means[name] = (sums[:, 0] / sums[:, 1]).nanmean()
+        return means

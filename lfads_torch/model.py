@@ -12,6 +12,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.plugins.precision import MixedPrecision
 from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
@@ -211,9 +212,9 @@ class LFADS(pl.LightningModule):
 
     def encode(self, batch: Mapping[int, SessionBatch]) -> Encoding:
         """Encode the trials of all sessions together, each through its own read-in."""
-        data = torch.cat([self.readin[s](b.encod_data) for s, b in batch.items()])
+        data = _concatenated([self.readin[s](b.encod_data) for s, b in batch.items()])
         ic_mean, ic_std, ci = self.encoder(data)
-        ext_input = torch.cat([self._ext_input(s, b) for s, b in batch.items()])
+        ext_input = _concatenated([self._ext_input(s, b) for s, b in batch.items()])
         n_trials = {session: len(b.encod_data) for session, b in batch.items()}
         return Encoding(ic_mean, ic_std, ci, ext_input, n_trials)
 
@@ -355,7 +356,7 @@ class LFADS(pl.LightningModule):
         hps = self.hparams
         outputs = list(output.values())
         ic_mean, ic_std, co_means, co_stds = (
-            torch.cat([getattr(out, field) for out in outputs])
+            _concatenated([getattr(out, field) for out in outputs])
             for field in ("ic_mean", "ic_std", "co_means", "co_stds")
         )
         return LossTerms(
@@ -386,10 +387,11 @@ class LFADS(pl.LightningModule):
             means.update(f"recon/sess{s}", terms.recon_sessions[s], n_trials)
             log_rates = self.recon[s].spike_log_rates(output[s].output_params)
             if log_rates is not None:
-                # What was filled in for missing samples has no part in metrics.
-                target = b.recon_data.masked_fill(raw[s].recon_data.isnan(), torch.nan)
                 bps = regional_bits_per_spike(
-                    log_rates, target, raw[s].encod_data.shape[2], hps.encod_seq_len
+                    log_rates,
+                    _with_missing(b.recon_data, raw[s].recon_data),
+                    raw[s].encod_data.shape[2],
+                    hps.encod_seq_len,
                 )
                 for name, value in zip(("bps", "co_bps", "fp_bps"), bps, strict=True):
                     means.update(name, value.clamp(min=-1), n_trials, session=s)
@@ -438,12 +440,14 @@ class LFADS(pl.LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Return AdamW, with a schedule of its learning rate if there is to be one."""
         hps = self.hparams
+        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
         optimizer = torch.optim.AdamW(
-            [parameter for parameter in self.parameters() if parameter.requires_grad],
+            trained,
             lr=hps.lr_init,
             betas=(hps.lr_adam_beta1, hps.lr_adam_beta2),
             eps=hps.lr_adam_epsilon,
             weight_decay=hps.weight_decay,
+            fused=True if self._may_fuse_optimizer(trained) else None,
         )
         if not hps.lr_scheduler:
             return optimizer
@@ -458,6 +462,15 @@ class LFADS(pl.LightningModule):
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "monitor": "valid/recon_smth"},
         }
+
+    def _may_fuse_optimizer(self, parameters: Sequence[Tensor]) -> bool:
+        """Whether AdamW may be one kernel: it is not PyTorch's own choice on a CPU.
+
+        Under mixed precision Lightning does not clip the gradients of such an optimiser.
+        """
+        plugin = None if self._trainer is None else self.trainer.precision_plugin
+        on_cpu = all(parameter.device.type == "cpu" for parameter in parameters)
+        return on_cpu and not isinstance(plugin, MixedPrecision)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Let the weight decay follow the ramp of the L2 penalty."""
@@ -621,6 +634,19 @@ def _model_batches(batch: StepBatch) -> dict[int, SessionBatch]:
         for session, item in batch.items()
         if item is not None
     }
+
+
+def _with_missing(processed: Tensor, raw: Tensor) -> Tensor:
+    """Mark again what an augmentation filled in for missing samples: metrics leave it out."""
+    # On other devices than a CPU, to ask takes longer than to assume.
+    if processed is raw or (raw.device.type == "cpu" and not raw.sum().isnan()):
+        return processed
+    return processed.masked_fill(raw.isnan(), torch.nan)
+
+
+def _concatenated(tensors: list[Tensor]) -> Tensor:
+    """Concatenate over trials; one tensor is returned as it is, not copied."""
+    return tensors[0] if len(tensors) == 1 else torch.cat(tensors)
 
 
 def _check_sizes(hps: Any) -> None:

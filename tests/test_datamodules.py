@@ -8,6 +8,7 @@ import inspect
 import shlex
 import warnings
 from itertools import chain
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -502,6 +503,29 @@ def test_batches_under_a_trainer(two_sessions):
         ]
 
 
+def test_metrics_are_logged_once_an_epoch(tiny_file, monkeypatch):
+    """Each call of log costs more than a small model's step."""
+    calls = []
+    model = tiny_model()
+    for name in ("log", "log_dict"):
+        method = getattr(model, name)
+        monkeypatch.setattr(
+            model,
+            name,
+            lambda *args, method=method, **kw: calls.append(args) or method(*args, **kw),
+        )
+    counts = []
+    for batch_size in (12, 3):
+        calls.clear()
+        fit = trainer(max_epochs=2)
+        fit.fit(model, BasicDataModule(str(tiny_file), batch_size=batch_size))
+        counts.append((fit.global_step, len(calls)))
+    (few, n_calls), (many, as_many_calls) = counts
+    assert many == 4 * few
+    assert n_calls == as_many_calls
+    assert n_calls
+
+
 def test_the_validation_loss_does_not_depend_on_the_batch_size(two_sessions):
     """The published code repeated the trials of the shorter session."""
     torch.manual_seed(0)
@@ -543,6 +567,26 @@ def test_batches_are_gathered_at_once(monkeypatch):
         for _ in loader:
             pass
     assert [len(i) for i in indexed] == [5, 5, 5, 1]
+
+
+def test_data_live_where_the_model_is_trained(monkeypatch):
+    datamodule = in_memory(tiny_arrays(), batch_size=5, extra_keys=["inds"])
+    device = torch.device("meta")
+    datamodule.trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=device))
+    for loader in (datamodule.train_dataloader(), datamodule.val_dataloader()):
+        for step, _, _ in loader:
+            batch, extras = step[0]
+            assert batch.encod_data.shape == (len(batch.recon_data), 8, 4)
+            assert {tensor.device for tensor in (*batch, *extras)} == {device}
+    # What callbacks and users look at stays.
+    assert datamodule.train_ds[0].model_tensors.encod_data.device.type == "cpu"
+
+
+def test_data_too_large_for_a_device_stay_in_main_memory(monkeypatch):
+    [dataset] = in_memory(tiny_arrays(), batch_size=5).train_ds
+    size = sum(tensor.nbytes for tensor in dataset.model_tensors)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (2 * size - 1, 10**12))
+    assert dataset.to(torch.device("cuda")) is dataset
 
 
 def test_dataset_indexing():

@@ -335,3 +335,12 @@ def test_own_parts_are_used():
 def test_impossible_arguments(wrong, message):
     with pytest.raises(ValueError, match=message):
         tiny_model(**wrong)
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_gradients_are_clipped_in_any_precision(tiny_file, precision):
+    model = tiny_model()
+    datamodule = BasicDataModule(str(tiny_file), batch_size=4)
+    trainer = quiet_trainer(max_epochs=1, gradient_clip_val=200, precision=precision)
+    trainer.fit(model, datamodule)
+    assert trainer.global_step == 3

@@ -284,3 +284,30 @@ def test_nothing_optional_is_imported(tmp_path, tiny_file):
         cwd=tmp_path, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+
+
+FIRST_STEP = """
+import json, os, time
+import pytorch_lightning as pl
+
+class Stop(pl.Callback):
+    def on_train_batch_start(self, *args):
+        times = os.times()
+        with open("first_step.json", "w") as file:
+            json.dump(times.user + times.system, file)
+        os._exit(0)
+"""
+
+
+def test_the_first_training_step_comes_soon(tmp_path):
+    """Within 10 s of the processor, which do not depend on what else the machine does."""
+    (tmp_path / "first_step.py").write_text(FIRST_STEP)
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    stop = "+callbacks.first={_target_: first_step.Stop}"
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), "run_dir=run", stop],
+        cwd=tmp_path, capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "run" / "first_step.json").read_text()) < 10

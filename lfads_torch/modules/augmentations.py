@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lfads_torch.tuples import SessionBatch
+from lfads_torch.utils import random_mask
 
 LogFn = Callable[..., None]
 """Called as ``log_fn(name, value)``; further keyword arguments are accepted and ignored."""
@@ -143,11 +144,12 @@ class CoordinatedDropout:
             return batch
         t_ic, data = self.ic_enc_seq_len, batch.encod_data
         maskable = data[:, t_ic:]
-        kept = torch.rand_like(maskable) >= self.cd_rate
-        passed = ~kept
+        passed = random_mask(maskable.shape, self.cd_rate, data.device)
+        masked = _as_numbers(~passed, data.dtype).mul_(1 / (1 - self.cd_rate)).mul_(maskable)
+        if t_ic:
+            masked = torch.cat([data[:, :t_ic], masked], dim=1)
         if self.cd_pass_rate > 0:
-            passed = passed | (torch.rand_like(maskable) < self.cd_pass_rate)
-        masked = torch.cat([data[:, :t_ic], maskable * kept / (1 - self.cd_rate)], dim=1)
+            passed |= random_mask(maskable.shape, self.cd_pass_rate, data.device)
         return AugmentedBatch.annotate(batch._replace(encod_data=masked), {self: passed})
 
     def process_losses(
@@ -157,7 +159,28 @@ class CoordinatedDropout:
         if self.cd_rate == 0:
             return losses
         passed = _in_target(_note(self, batch), losses, self.ic_enc_seq_len)
-        return torch.where(passed, losses, losses.detach())
+        return _PassGradients.apply(losses, passed)  # type: ignore[no-untyped-call, no-any-return]
+
+
+class _PassGradients(torch.autograd.Function):
+    """Losses as they are, but with gradients only where a mask says so."""
+
+    @staticmethod
+    def forward(ctx: Any, losses: Tensor, passed: Tensor) -> Tensor:
+        ctx.save_for_backward(passed)
+        return losses.view_as(losses)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        (passed,) = ctx.saved_tensors
+        # Several times faster on a CPU than torch.where.
+        mask = _as_numbers(passed, grad.dtype)
+        return (mask * grad if torch.is_grad_enabled() else mask.mul_(grad)), None
+
+
+def _as_numbers(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return 1 for True; PyTorch is faster at this if it takes the mask for bytes."""
+    return mask.view(torch.uint8).to(dtype)
 
 
 class SelectiveBackpropThruTime:
@@ -317,7 +340,9 @@ class SampleValidation:
         if kept is None:
             return batch
         t_ic, data = self.ic_enc_seq_len, batch.encod_data
-        masked = torch.cat([data[:, :t_ic], data[:, t_ic:] * kept], dim=1)
+        masked = data[:, t_ic:] * kept
+        if t_ic:
+            masked = torch.cat([data[:, :t_ic], masked], dim=1)
         return batch._replace(encod_data=masked)
 
     def process_losses(

@@ -11,6 +11,7 @@ import warnings
 from abc import ABC, abstractmethod
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -34,6 +35,8 @@ class Reconstruction(nn.Module, ABC):
                 f"the {self.n_params} parameters that {type(self).__name__} needs per channel: "
                 f"set its out_features to {self.n_params} x channels."
             )
+        if self.n_params == 1:
+            return output_params.unsqueeze(-1)
         return torch.stack(output_params.chunk(self.n_params, dim=-1), dim=-1)
 
     @abstractmethod
@@ -68,6 +71,40 @@ class Reconstruction(nn.Module, ABC):
         return None
 
 
+def _poisson_loss(output_params: Tensor, data: Tensor, full: bool) -> Tensor:
+    """As ``torch.nn.functional.poisson_nll_loss``, several times faster."""
+    log_rates = output_params.squeeze(-1).to(data.dtype)
+    return _PoissonLoss.apply(log_rates, data, full)  # type: ignore[no-untyped-call, no-any-return]
+
+
+class _PoissonLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, log_rates: Tensor, data: Tensor, full: bool) -> Tensor:
+        ctx.save_for_backward(log_rates, data)
+        losses = torch.exp(log_rates).addcmul_(data, log_rates, value=-1)
+        return _add_log_factorial_(losses, data) if full else losses
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        log_rates, data = ctx.saved_tensors
+        if torch.is_grad_enabled():  # for second derivatives
+            return (torch.exp(log_rates) - data) * grad, None, None
+        return torch.exp(log_rates).sub_(data).mul_(grad), None, None
+
+
+def _add_log_factorial_(losses: Tensor, counts: Tensor) -> Tensor:
+    """Add Stirling's log k! where k > 1, which in spikes of short bins is nearly nowhere."""
+    if counts.device.type != "cpu":  # looking for these would take longer than computing all
+        return losses.add_(torch.where(counts > 1, _stirling(counts), 0.0))
+    # NumPy finds them in a third of PyTorch's time.
+    large = torch.from_numpy(np.flatnonzero(counts.numpy() > 1))
+    return losses.put_(large, _stirling(counts.take(large)), accumulate=True)
+
+
+def _stirling(k: Tensor) -> Tensor:
+    return k * torch.log(k) - k + 0.5 * torch.log(2 * math.pi * k)
+
+
 class Poisson(Reconstruction):
     r"""Spike counts k with log rate x: :math:`e^x - kx + \log k!`, with Stirling's formula."""
 
@@ -75,7 +112,7 @@ class Poisson(Reconstruction):
 
     def compute_loss(self, data: Tensor, output_params: Tensor) -> Tensor:
         """Return the negative log-likelihood in nats, including its constant term."""
-        return F.poisson_nll_loss(output_params[..., 0], data, full=True, reduction="none")
+        return _poisson_loss(output_params, data, full=True)
 
     def compute_means(self, output_params: Tensor) -> Tensor:
         """Return the rates in spikes per bin."""
@@ -113,11 +150,13 @@ class PoissonBPS(Poisson):
 
     def compute_loss(self, data: Tensor, output_params: Tensor) -> Tensor:
         """Return the loss in bits per spike."""
-        null_rates = data.mean(dim=(0, 1), keepdim=True).expand_as(data)
-        null = F.poisson_nll_loss(null_rates, data, log_input=False, full=True, reduction="none")
+        null_rates = data.mean(dim=(0, 1), keepdim=True)
         # At least one spike, so that a batch without any has a finite loss.
         mean_count = data.mean().clamp(min=1 / data.numel())
-        return (super().compute_loss(data, output_params) - null) / (math.log(2) * mean_count)
+        # log k! cancels.
+        null = null_rates - data * torch.log(null_rates + 1e-8)
+        losses = _poisson_loss(output_params, data, full=False)
+        return (losses - null) / (math.log(2) * mean_count)
 
 
 class MSE(Reconstruction):

@@ -95,6 +95,18 @@ def test_cd_passes_gradients_of_exactly_what_was_zeroed_or_never_seen(t_ic):
     torch.testing.assert_close(processed, losses.detach(), rtol=0, atol=0)
 
 
+def test_cd_passes_second_derivatives():
+    cd, batch = CoordinatedDropout(0.4), ones_batch(trials=3)
+    batch = cd.process_batch(batch._replace(encod_data=batch.encod_data.double()))
+    losses = torch.rand(3, 8, 5, dtype=torch.float64, requires_grad=True)
+    process = lambda x: cd.process_losses(x, batch, no_log, "train").square()  # noqa: E731
+    (first,) = torch.autograd.grad(process(losses).sum(), losses, create_graph=True)
+    (second,) = torch.autograd.grad(first.sum(), losses)
+    passed = torch.ones(3, 8, 5, dtype=torch.float64)
+    passed[:, :6, :4] = (batch.encod_data == 0).double()
+    torch.testing.assert_close(second, 2 * passed)
+
+
 def test_cd_pass_rate():
     cd = CoordinatedDropout(0.3, cd_pass_rate=0.2)
     batch = cd.process_batch(ones_batch(trials=5000))

@@ -5,6 +5,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hydra.utils import instantiate
 from scipy import integrate, special, stats
 from torch import nn
@@ -69,6 +70,33 @@ def test_poisson(rng):
     actual = losses_of(Poisson(), counts, log_rates[..., None])
     np.testing.assert_allclose(actual, expected, rtol=1e-10)
     assert (counts > 1).any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("rate", [0.02, 1.5, 40.0])
+def test_poisson_is_that_of_pytorch(rate, dtype):
+    torch.manual_seed(0)
+    counts = torch.poisson(torch.full((7, 4, 11), rate, dtype=dtype))
+    counts[0, 0, 0] = 2.5
+    log_rates = torch.randn(7, 4, 11, dtype=dtype, requires_grad=True)
+    weights = torch.rand(7, 4, 11, dtype=dtype)
+    expected = F.poisson_nll_loss(log_rates, counts, full=True, reduction="none")
+    found = Poisson().compute_loss(counts, log_rates[..., None])
+    torch.testing.assert_close(found, expected)
+    gradients = [torch.autograd.grad((x * weights).sum(), log_rates)[0] for x in (found, expected)]
+    torch.testing.assert_close(*gradients)
+    # However the tensors lie in memory.
+    turned, turned_rates = (x.detach().mT.contiguous().mT for x in (counts, log_rates))
+    found = Poisson().compute_loss(turned, turned_rates[..., None])
+    torch.testing.assert_close(found, expected.detach())
+
+
+def test_poisson_has_second_derivatives(rng):
+    counts = torch.tensor(counts_of(rng))
+    params = torch.randn(*SHAPE, 1, dtype=torch.float64, requires_grad=True)
+    for recon in (Poisson(), PoissonBPS()):
+        assert torch.autograd.gradcheck(recon.compute_loss, (counts, params))
+        assert torch.autograd.gradgradcheck(recon.compute_loss, (counts, params))
 
 
 def test_poisson_bps_is_minus_bits_per_spike(rng):
