@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from ray.train._internal.session import _TrainingResult
-from ray.tune import Checkpoint
+from ray.tune import Checkpoint, PlacementGroupFactory
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 
@@ -393,7 +393,7 @@ class Controller:
     def __init__(self, trials):
         self.trials = trials
         self.search_alg = None
-        self.saved = 0
+        self.marked, self.saved = set(trials), {}
         self._actor_cache = SimpleNamespace(increase_max=lambda factory: None)
         self._staged_trials, self._resetting_trials = set(), set()
         self._live_trials = set(trials)
@@ -405,7 +405,12 @@ class Controller:
         trial.status = Trial.TERMINATED
 
     def checkpoint(self, force):
-        self.saved += force
+        """Save what Ray does: the trials that were marked since."""
+        self.saved |= {trial.trial_id: trial.get_json_state() for trial in self.marked}
+        self.marked.clear()
+
+    def _mark_trial_to_checkpoint(self, trial):
+        self.marked.add(trial)
 
     def _unstage_trial_with_resources(self, trial):
         self._staged_trials.discard(trial)
@@ -417,10 +422,13 @@ class Controller:
 def make_trials(n):
     rng = np.random.default_rng(0)
     configs = [{"x": SPACE["x"].sample(rng), "y": SPACE["y"].sample(rng)} for _ in range(n)]
-    return [
+    trials = [
         Trial("none", stub=True, trial_id=f"abc_{i:05}", config={"seed": i, **config})
         for i, config in enumerate(configs)
     ]
+    for trial in trials:
+        trial.placement_group_factory = PlacementGroupFactory([{"CPU": 1}])
+    return trials
 
 
 def make_scheduler(trials, **options):
@@ -437,6 +445,8 @@ def save(trial, epoch, score):
     checkpoint = Checkpoint.from_directory(f"/checkpoints/{trial.trial_id}/{epoch}")
     metrics = {"cur_epoch": epoch, "loss": score}
     trial.run_metadata.checkpoint_manager.register_checkpoint(_TrainingResult(checkpoint, metrics))
+    trial.invalidate_json_state()
+    trial.run_metadata.invalidate_cache()
 
 
 def finish_generation(scheduler, controller, scores):
@@ -457,6 +467,7 @@ def finish_generation(scheduler, controller, scores):
             controller, trial, {"cur_epoch": epoch, "loss": score, "training_iteration": 1}
         )
         save(trial, epoch, score)
+        controller._mark_trial_to_checkpoint(trial)
         if decision == TrialScheduler.PAUSE:
             trial.status = Trial.PAUSED
         else:
@@ -515,11 +526,9 @@ def test_no_tournament_before_the_end_of_burn_in_and_then_one_a_generation():
     # Epochs 2, 7 and 12: reports in between are no reason to wait.
     assert finish_generation(scheduler, controller, scores) == 4 * 3
     assert {t.config["cloned_at"] for t in trials if "cloned_at" in t.config} == {12}
-    saved = controller.saved
     for epoch in (17, 22):
         assert finish_generation(scheduler, controller, scores) == 4
         assert len(losers(trials, epoch)) == 2
-    assert controller.saved > saved  # a kill does not lose what was decided
     assert scheduler._next_perturbation_sync == 27
 
 
@@ -597,8 +606,8 @@ def test_tournaments_depend_on_seed_and_epoch_alone():
     assert played[0][1][0] != played[0][1][1]
 
 
-def test_a_search_that_is_resumed_holds_the_same_tournaments(tmp_path):
-    """What Ray restores of a trial is its configuration and its last checkpoint."""
+def test_a_search_that_is_resumed_holds_the_same_tournaments():
+    """After a kill that follows the second one; one trial has trained on and left a checkpoint."""
     scores = by_index(*map(float, range(5)))
     whole = make_trials(5)
     scheduler, controller = make_scheduler(whole)
@@ -606,12 +615,11 @@ def test_a_search_that_is_resumed_holds_the_same_tournaments(tmp_path):
         finish_generation(scheduler, controller, scores)
     restored = []
     for trial in whole:
-        new = Trial("none", stub=True, trial_id=trial.trial_id, config=dict(trial.config))
-        new.status = Trial.PAUSED
-        manager = new.run_metadata.checkpoint_manager
-        manager._latest_checkpoint_result = trial.latest_checkpoint_result
-        restored.append(new)
-    # One had gone on by a generation before the kill.
+        trial_state, metadata = controller.saved[trial.trial_id]
+        restored.append(Trial.from_json_state(trial_state, stub=True))
+        restored[-1].restore_run_metadata(metadata)
+        restored[-1].status = Trial.PENDING
+    assert state(restored) == state(whole)
     save(restored[3], 22, 3.0)
     resumed, new_controller = make_scheduler(restored)
     assert resumed._next_perturbation_sync == 22
