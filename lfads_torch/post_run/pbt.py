@@ -5,6 +5,7 @@ of the published implementation hold a ``result.json`` for each trial instead, w
 """
 
 import json
+import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -29,8 +30,12 @@ SCORE = "valid/recon_smth"
 
 def append_history(run_dir: str | Path, row: Mapping[str, Any]) -> None:
     """Add a line to the history of a sweep."""
-    with Path(run_dir, HISTORY).open("a") as file:
-        file.write(json.dumps(row) + "\n")
+    with Path(run_dir, HISTORY).open("ab+") as file:
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            if file.read() != b"\n":  # a kill has cut the line before this short
+                file.write(b"\n")
+        file.write(json.dumps(row).encode() + b"\n")
 
 
 def read_history(run_dir: str | Path) -> list[dict[str, Any]]:
