@@ -99,7 +99,9 @@ class SweepOptions:
         )
         for name in ("num_samples", "report_every", "max_concurrent"):
             value = getattr(options, name)
-            if value is not None and (not isinstance(value, int) or value < 1):
+            if name == "max_concurrent" and value is None:
+                continue
+            if type(value) is not int or value < 1:
                 raise ValueError(f"sweep.{name} must be an integer of at least 1, but is {value}.")
         if options.mode not in ("min", "max"):
             raise ValueError(f"sweep.mode must be min or max, but is {options.mode!r}.")
@@ -137,8 +139,16 @@ def _read_space(node: Any) -> dict[str, Any]:
                 value = HyperParam(**value)
             except (TypeError, ValueError) as error:
                 raise ValueError(f"sweep.space.{name}: {error}") from error
-        elif "_target_" not in value and len(value) > 1:
-            raise ValueError(f"sweep.space.{name} must be one of choice, grid or a range: {value}.")
+        elif "_target_" not in value:
+            if len(value) > 1:
+                raise ValueError(
+                    f"sweep.space.{name} must be one of choice, grid or a range: {value}."
+                )
+            ((kind, choices),) = value.items()
+            if not isinstance(choices, list) or not choices:
+                raise ValueError(
+                    f"sweep.space.{name}.{kind} must be a list of values, but is {choices!r}."
+                )
         space[key] = value
     return space
 

@@ -589,8 +589,8 @@ def _cluster(options: SweepOptions) -> Iterator[None]:
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # Ray's answer to Ctrl-C ends all trials as if they had been trained. Without it, Ctrl-C is what a
-    # kill is, which a search is resumed from.
+    # Ray's answer to Ctrl-C ends all trials as if they had been trained. Without it, Ctrl-C is
+    # what a kill is, which a search is resumed from.
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
     # A GPU is hidden from trials that asked for none, as today's Ray does only if told so.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")

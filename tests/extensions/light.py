@@ -12,7 +12,7 @@ from ray import tune
 class Light(tune.Trainable):
     """Trains two epochs a step.
 
-    ``config["folder"]`` gets a file named after each process; the trial numbered ``config["killer"]``
+    ``config["folder"]`` gets a file named after each process; trial number ``config["killer"]``
     kills the other processes once, when it has reached epoch 4 and they wait for it.
     """
 

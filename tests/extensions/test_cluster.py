@@ -1,4 +1,4 @@
-"""The scheduler on real clusters whose processes and machines are killed, with trials that are light."""
+"""The scheduler on real clusters whose processes and machines are killed, with light trials."""
 
 import time
 from threading import Thread
