@@ -5,6 +5,7 @@ import logging
 import random
 import subprocess
 import sys
+import time
 import warnings
 from pathlib import Path
 
@@ -20,12 +21,15 @@ from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 
 from lfads_torch import plots
 from lfads_torch.callbacks import (
+    ApplyHyperparameters,
     EarlyStoppingWithBurnInPeriod,
+    EpochHistory,
     EpochSeed,
     FigureCallback,
     LossPlot,
     PSTHPlot,
     RasterPlot,
+    Stopwatch,
     TrajectoryPlot,
 )
 from lfads_torch.datamodules import BasicDataModule
@@ -518,3 +522,100 @@ def test_resumed_run_is_the_uninterrupted_one(tmp_path, all_figures):
     without = Losses()
     fit(tmp_path, [without], make_data(tmp_path), max_epochs=4)
     assert without.values != whole.values
+
+
+# ------------------------------------------------------------------ trials of a sweep
+
+
+def resume(tmp_path, model, *callbacks, change=None, max_epochs=2, logger=False):
+    """Train a model on from a checkpoint of one epoch, made with rate 4e-3."""
+    path = tmp_path / "first.ckpt"
+    if not path.is_file():
+        first = fit(tmp_path, [], make_data(tmp_path), make_model(lr_init=4e-3), max_epochs=1)
+        first.save_checkpoint(path)
+    content = torch.load(path, weights_only=True)
+    (change or (lambda content: None))(content)
+    torch.save(content, tmp_path / "changed.ckpt")
+    return fit(
+        tmp_path, list(callbacks), make_data(tmp_path), model, max_epochs,
+        ckpt_path=tmp_path / "changed.ckpt", logger=logger,
+    )  # fmt: skip
+
+
+def test_hyperparameters_of_the_model_replace_those_of_a_checkpoint(tmp_path):
+    own = {"lr_init": 1e-3, "lr_adam_epsilon": 1e-5, "lr_adam_beta1": 0.5, "weight_decay": 0.2}
+    (optimizer,) = resume(tmp_path, make_model(**own), ApplyHyperparameters()).optimizers
+    group = optimizer.param_groups[0]
+    assert (group["lr"], group["eps"], group["betas"]) == (1e-3, 1e-5, (0.5, 0.999))
+    assert optimizer.state[group["params"][0]]["step"] == 2 * 2  # moments go on
+    # Without, they are those of the checkpoint.
+    (optimizer,) = resume(tmp_path, make_model(**own)).optimizers
+    assert optimizer.param_groups[0]["lr"] == 4e-3
+    assert optimizer.param_groups[0]["eps"] == 1e-8
+
+
+def test_hyperparameters_are_left_alone_without_a_checkpoint(tmp_path):
+    runs = []
+    for callbacks in ([], [ApplyHyperparameters()]):
+        losses = Losses()
+        fit(tmp_path, [*callbacks, losses], make_data(tmp_path), make_model(lr_init=2e-3))
+        runs.append(losses.values)
+    assert runs[0] == runs[1]
+
+
+def test_hyperparameters_that_are_the_same_change_nothing(tmp_path):
+    """To the bit, also of a learning rate that has been lowered."""
+
+    def lower(content):
+        content["optimizer_states"][0]["param_groups"][0]["lr"] = 1.1e-3
+
+    for change, rate in ((None, 4e-3), (lower, 1.1e-3)):
+        runs = []
+        for callbacks in ([], [ApplyHyperparameters()]):
+            losses, model = Losses(), make_model(lr_init=4e-3)
+            trainer = resume(tmp_path, model, *callbacks, losses, change=change)
+            assert trainer.optimizers[0].param_groups[0]["lr"] == rate
+            runs.append(losses.values)
+        assert runs[0] == runs[1]
+
+
+def test_history_of_every_epoch(tmp_path):
+    model, history = make_model(), EpochHistory()
+    logger = CSVLogger(tmp_path, name="", version="csv_logs")
+    fit(tmp_path, [], make_data(tmp_path), model, max_epochs=3, logger=[logger, history])
+    assert sorted(history.rows) == [0, 1, 2]
+    names = {"train/loss", "valid/loss", "valid/recon_smth", "valid/wt_kl/ramp", "epoch"}
+    for epoch, row in history.rows.items():
+        assert names <= set(row)
+        assert row["epoch"] == epoch
+        assert {type(value) for value in row.values()} == {float}
+        assert not any(name.startswith("hp/") for name in row)
+    with open(tmp_path / "csv_logs" / "metrics.csv", newline="") as file:
+        logged = list(csv.DictReader(file))
+    assert any(name.startswith("hp/") for name in logged[0])
+    found = {
+        (int(row["epoch"]), name): float(row[name]) for row in logged for name in names if row[name]
+    }
+    kept = {(epoch, name): row[name] for epoch, row in history.rows.items() for name in names}
+    assert found == pytest.approx(kept)
+    history.log_metrics({"no epoch": 1.0})
+    assert len(history.rows) == 3
+
+
+class Slow(pl.Callback):
+    """Takes 20 ms in each part of training."""
+
+    def wait(self, *args, **kwargs):
+        time.sleep(0.02)
+
+    setup = on_fit_start = on_train_batch_start = on_validation_epoch_start = wait
+    on_fit_end = teardown = wait
+
+
+def test_stopwatch_measures_epochs_and_nothing_else(tmp_path):
+    stopwatch = Stopwatch()
+    start = time.perf_counter()
+    fit(tmp_path, [stopwatch, Slow()], make_data(tmp_path), num_sanity_val_steps=0)
+    whole = time.perf_counter() - start
+    # Two epochs of two batches and one validation; the four other parts are no epochs.
+    assert 2 * 3 * 0.02 <= stopwatch.seconds <= whole - 4 * 0.02

@@ -1,10 +1,12 @@
 """Trials, tournaments and stopping rules, run in this process: no Ray cluster is started."""
 
+import dataclasses
 import math
 import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 
+import fsspec
 import numpy as np
 import pytest
 import torch
@@ -14,16 +16,25 @@ from omegaconf import OmegaConf
 from ray.train._internal.session import _TrainingResult
 from ray.tune import Checkpoint, PlacementGroupFactory
 from ray.tune.experiment import Trial
-from ray.tune.schedulers import TrialScheduler
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
 from lfads_torch.config import compose_unresolved
 from lfads_torch.extensions.ray_tune import (
     BinaryTournamentPBT,
     ImprovementRatioStopper,
     LFADSTrial,
+    Recorder,
+    _keep_state,
+    _make_scheduler,
+    _mend_state,
+    _resources,
+    _storage,
     next_boundary,
+    to_domain,
 )
 from lfads_torch.extensions.tune import HyperParam
+from lfads_torch.post_run.pbt import append_history, read_history
+from lfads_torch.sweeps import SweepOptions
 from tests.conftest import TINY_SIZES, tiny_arrays, write_file
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:pytorch_lightning")
@@ -774,3 +785,203 @@ def test_stopper_has_the_published_defaults():
     assert (stopper.metric, stopper.every) == ("valid/recon_smth", 25)
     with pytest.raises(ValueError, match="patience must be at least 2 generations, but is 1"):
         ImprovementRatioStopper(20, patience=1)
+
+
+# ------------------------------------------------------------------ the search
+
+
+def make_options(*words, name="pbt.yaml"):
+    return SweepOptions.of(compose_unresolved(f"configs/{name}", words))
+
+
+def drawn(domain, n=200):
+    return [domain.sample() for _ in range(n)]
+
+
+def test_how_first_values_are_drawn():
+    values = drawn(to_domain(HyperParam(1e-4, 1.0)))
+    assert min(values) >= 1e-4
+    assert max(values) <= 1
+    assert 60 < sum(value < 1e-2 for value in values) < 140
+    values = drawn(to_domain(HyperParam(0.0, 0.6, sample_fn="uniform")))
+    assert 60 < sum(value < 0.3 for value in values) < 140
+    assert max(values) <= 0.6
+    assert set(drawn(to_domain(HyperParam(2, 5, sample_fn="randint")))) == {2, 3, 4}
+    assert to_domain(HyperParam(1e-5, 5e-3, init=4e-3)) == 4e-3
+    assert set(drawn(to_domain({"choice": [64, "x"]}))) == {64, "x"}
+    assert to_domain({"grid": [1, 2]}) == {"grid_search": [1, 2]}
+    domain = to_domain({"_target_": "ray.tune.quniform", "lower": 1, "upper": 2, "q": 0.5})
+    assert set(drawn(domain)) == {1.0, 1.5, 2.0}
+
+
+def test_the_scheduler_knows_what_the_sweep_knows(tmp_path):
+    options = make_options(
+        "sweep.seed=7", "sweep.num_samples=3", "sweep.mode=max",
+        "+sweep.space.gen={key: model.gen_dim, choice: [64, 128]}",
+    )  # fmt: skip
+    rows = [(trial, epoch) for epoch in (105, 130) for trial in "abc"]
+    for trial, epoch in rows:
+        append_history(tmp_path, {"trial": trial, "epoch": epoch, "score": 1.0})
+    scheduler = _make_scheduler(options, tmp_path)
+    assert isinstance(scheduler, BinaryTournamentPBT)
+    assert scheduler.seed == 7
+    assert scheduler._time_attr == "cur_epoch"
+    # A choice cannot be perturbed.
+    expected = {key: value for key, value in options.space.items() if key != "model.gen_dim"}
+    assert scheduler._hyperparam_mutations == expected
+    stopper = scheduler.stopper
+    assert (stopper.num_trials, stopper.first, stopper.every) == (3, 105, 25)
+    assert (stopper.metric, stopper.sign) == ("valid/recon_smth", -1)
+    # What a search that is resumed has found already counts.
+    assert {epoch: len(scores) for epoch, scores in stopper.scores.items()} == {105: 3, 130: 3}
+    assert _make_scheduler(make_options("sweep.stopper=null"), tmp_path).stopper is None
+
+
+def test_any_scheduler_of_ray_can_be_named(tmp_path):
+    assert type(_make_scheduler(make_options(name="multi.yaml"), tmp_path)) is FIFOScheduler
+    asha = "{_target_: ray.tune.schedulers.ASHAScheduler, max_t: 50, grace_period: 10}"
+    scheduler = _make_scheduler(
+        make_options(f"sweep.scheduler={asha}", name="multi.yaml"), tmp_path
+    )
+    assert isinstance(scheduler, ASHAScheduler)
+    assert (scheduler._time_attr, scheduler._max_t) == ("cur_epoch", 50)
+
+
+def nodes(*resources, alive=True):
+    return lambda: [{"Alive": alive, "Resources": resource} for resource in resources]
+
+
+@pytest.mark.parametrize(
+    ("found", "words", "expected"),
+    [
+        (nodes({"CPU": 2}), [], {"cpu": 1}),
+        (nodes({"CPU": 8, "GPU": 1}), [], {"cpu": 3, "gpu": 0.5}),
+        (nodes({"CPU": 2}, {"CPU": 4, "GPU": 2}), [], {"cpu": 3, "gpu": 0.5}),
+        (nodes({"CPU": 8, "GPU": 1}), ["sweep.gpus_per_trial=0"], {"cpu": 1}),
+        (nodes({"CPU": 8, "GPU": 1}), ["sweep.gpus_per_trial=0.25"], {"cpu": 3, "gpu": 0.25}),
+        (nodes({"CPU": 2}), ["sweep.cpus_without_gpu=2"], {"cpu": 2}),
+    ],
+)
+def test_resources_follow_the_machines(monkeypatch, found, words, expected):
+    monkeypatch.setattr("ray.nodes", found)
+    assert _resources(make_options(*words)) == expected
+
+
+@pytest.mark.parametrize(
+    ("found", "words"),
+    [
+        (nodes({"CPU": 2}), ["sweep.cpus_without_gpu=3"]),
+        (nodes({"CPU": 2, "GPU": 1}), []),  # 3 CPUs beside half a GPU
+        (nodes({"CPU": 8, "GPU": 1}), ["sweep.gpus_per_trial=2"]),
+        (nodes({"CPU": 8}, alive=False), []),
+    ],
+)
+def test_resources_that_no_machine_has_are_refused(monkeypatch, found, words):
+    monkeypatch.setattr("ray.nodes", found)
+    with pytest.raises(ValueError, match=r"which no machine has.*sweep\.cpus_per_trial"):
+        _resources(make_options(*words))
+
+
+def test_where_files_are_kept(tmp_path):
+    options = make_options()
+    assert _storage(options, tmp_path) == {"name": "trials", "storage_path": str(tmp_path)}
+    shared = dataclasses.replace(options, storage="/shared", id="1234")
+    expected = {"name": f"{tmp_path.name}_1234", "storage_path": "/shared"}
+    assert _storage(shared, tmp_path) == expected
+    shared = dataclasses.replace(options, storage="s3://bucket/sweeps", id="1234")
+    assert _storage(shared, tmp_path)["storage_path"] == "s3://bucket/sweeps"
+    # pyarrow does not know this one, fsspec does.
+    memory = dataclasses.replace(options, storage="memory://sweeps", id="1234")
+    found = _storage(memory, tmp_path)
+    with found["storage_filesystem"].open_output_stream(f"{found['storage_path']}/x") as file:
+        file.write(b"here")
+    assert fsspec.filesystem("memory").cat("/sweeps/x") == b"here"
+
+
+def test_an_account_that_a_kill_has_ruined_is_mended(tmp_path, caplog):
+    """By the copy of the last that could be read, which one that cannot never replaces."""
+    account = tmp_path / "experiment_state-2026-01-01.json"
+    account.write_text('{"trials": 1}')
+    (tmp_path / "searcher-state.pkl").write_bytes(b"one")
+    (tmp_path / "trial_00000").mkdir()
+    _keep_state(tmp_path)
+    account.write_text('{"trials": 2}')
+    (tmp_path / "searcher-state.pkl").write_bytes(b"two")
+    _keep_state(tmp_path)
+    account.write_text('{"trials": 3')
+    (tmp_path / "searcher-state.pkl").write_bytes(b"thr")
+    _keep_state(tmp_path)
+    _mend_state(tmp_path)
+    assert account.read_text() == '{"trials": 2}'
+    assert (tmp_path / "searcher-state.pkl").read_bytes() == b"two"
+    assert "cannot be read" in caplog.text
+    # One that can be read stays.
+    account.write_text('{"trials": 4}')
+    _mend_state(tmp_path)
+    assert account.read_text() == '{"trials": 4}'
+
+
+def test_a_newer_account_that_cannot_be_read_makes_way(tmp_path):
+    """Ray takes the newest; each resumption begins one."""
+    older = tmp_path / "experiment_state-2026-01-01.json"
+    newer = tmp_path / "experiment_state-2026-01-02.json"
+    older.write_text('{"trials": 1}')
+    _keep_state(tmp_path)
+    newer.write_text("")
+    _mend_state(tmp_path)
+    assert max(tmp_path.glob("experiment_state-*.json")) == older
+    assert older.read_text() == '{"trials": 1}'
+
+
+def test_nothing_to_mend(tmp_path):
+    _keep_state(tmp_path)
+    _mend_state(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def record(recorder, trials, trial, epoch, score, **more):
+    result = {"cur_epoch": epoch, "valid/recon_smth": score, "history": [{"epoch": 0.0}] * 25}
+    recorder.on_trial_result(1, trials, trial, {**result, **more})
+
+
+def test_every_result_is_recorded_and_every_generation_told(tmp_path, capsys):
+    trials = make_trials(3)
+    trials[2].config |= {"cloned_from": "abc_00000", "cloned_at": 105}
+    recorder = Recorder(make_options("sweep.num_samples=3"), tmp_path)
+    for trial in trials:
+        trial.status = Trial.RUNNING
+    for i in (0, 1):
+        record(recorder, trials, trials[i], 130, float(i + 1), train_seconds=2.0)
+        assert capsys.readouterr().out == ""
+    record(recorder, trials, trials[2], 130, math.inf, diverged="The loss is NaN.")
+    text = capsys.readouterr().out
+    assert "trial_00002 diverged: The loss is NaN." in text
+    assert "generation 2, epoch 130; trials: 3 running" in text
+    assert "best 1 (abc_00000), median 1.5" in text
+    rows = read_history(tmp_path)
+    assert [row["score"] for row in rows] == [1.0, 2.0, math.inf]
+    assert rows[0]["config"] == trials[0].config
+    assert (rows[0]["cloned_from"], rows[0]["train_seconds"]) == (None, 2.0)
+    assert (rows[2]["cloned_from"], rows[2]["cloned_at"]) == ("abc_00000", 105)
+    assert "cloned_from" not in rows[2]["config"]
+    assert rows[2]["diverged"] == "The loss is NaN."
+    assert len(rows[0]["history"]) == 25
+
+
+def test_progress_does_not_wait_for_trials_that_have_ended(tmp_path, capsys):
+    trials = make_trials(2)
+    trials[0].status, trials[1].status = Trial.ERROR, Trial.RUNNING
+    recorder = Recorder(make_options(), tmp_path)
+    record(recorder, trials, trials[1], 130, 1.0)
+    assert "1 error, 1 running" in capsys.readouterr().out
+
+
+def test_progress_goes_on_where_the_search_was_interrupted(tmp_path, capsys):
+    trials = make_trials(2)
+    for trial in trials:
+        trial.status = Trial.RUNNING
+    record(Recorder(make_options(), tmp_path), trials, trials[0], 130, 0.5)
+    capsys.readouterr()
+    record(Recorder(make_options(), tmp_path), trials, trials[1], 130, 1.0)
+    assert "best 0.5 (abc_00000), median 0.75" in capsys.readouterr().out
+    assert len(read_history(tmp_path)) == 2
