@@ -14,6 +14,7 @@ import os
 import shutil
 import tempfile
 import time
+import uuid
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -56,6 +57,7 @@ BEST_SCORE = "best_valid_recon_smth"
 DIVERGED = "diverged"
 LAST = "last.ckpt"
 BEST_FILE = "best_checkpoint"
+OWNER = "owner"
 EXPERIMENT = "trials"
 
 
@@ -76,6 +78,7 @@ class LFADSTrial(tune.Trainable):  # type: ignore[misc]
     def setup(self, config: dict[str, Any], settings: dict[str, Any]) -> None:
         """Take up what stays the same over the trials of a process."""
         self.settings = settings
+        self.token = uuid.uuid4().hex
         self.folder: Path | None = None
         self.reset_config(config)
 
@@ -86,7 +89,7 @@ class LFADSTrial(tune.Trainable):  # type: ignore[misc]
         # The same path on every node, since checkpoint callbacks remember where their files are.
         name = f"lfads_torch_{self.settings['id']}_{self.trial_id}"
         self.folder = Path(tempfile.gettempdir(), name)
-        self.cleanup()
+        self.claimed = False
         self.kept = [LAST]
         return True
 
@@ -102,7 +105,8 @@ class LFADSTrial(tune.Trainable):  # type: ignore[misc]
             the loss became infinite or NaN: ``diverged``, with an infinite score.
         """
         assert self.folder is not None  # of reset_config
-        self.folder.mkdir(parents=True, exist_ok=True)
+        if not self.claimed:
+            self._claim()
         config = self._compose()
         last = self.folder / LAST
         start = load_checkpoint(last)["epoch"] if last.is_file() else 0
@@ -156,14 +160,34 @@ class LFADSTrial(tune.Trainable):  # type: ignore[misc]
 
     def load_checkpoint(self, checkpoint: str) -> None:
         """Begin with a checkpoint, of this trial or of the one that it is to follow."""
-        assert self.folder is not None
-        self.cleanup()
-        shutil.copytree(checkpoint, self.folder)
+        self._claim(checkpoint)
 
     def cleanup(self) -> None:
         """Leave nothing behind."""
-        if self.folder is not None:
+        if self.folder is not None and self._owns():
             shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _claim(self, checkpoint: str | None = None) -> None:
+        """Make the folder that of this process, with a checkpoint in it or nothing.
+
+        Another process may have begun with the trial, and may clean up after this one has taken over.
+        """
+        assert self.folder is not None
+        fresh = self.folder.with_name(f"{self.folder.name}.{self.token}")
+        if checkpoint is None:
+            fresh.mkdir()
+        else:
+            shutil.copytree(checkpoint, fresh)
+        (fresh / OWNER).write_text(self.token)
+        shutil.rmtree(self.folder, ignore_errors=True)
+        fresh.rename(self.folder)
+        self.claimed = True
+
+    def _owns(self) -> bool:
+        """Tell whether the folder is still that of this process."""
+        assert self.folder is not None
+        owner = self.folder / OWNER
+        return owner.is_file() and owner.read_text() == self.token
 
     def _compose(self) -> DictConfig:
         """Return the configuration of the sweep with the values of this trial."""

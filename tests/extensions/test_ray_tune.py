@@ -366,6 +366,21 @@ def test_a_better_model_replaces_the_best_one(make_trial, tmp_path):
     assert len(list(tmp_path.glob("again/**/*.ckpt"))) == 2
 
 
+def test_cleaning_up_spares_what_another_process_has_taken_over(make_trial, tmp_path):
+    """Ray may start two processes for a trial, or clean one up when another has the trial."""
+    first = make_trial()
+    first.train()
+    first.save(str(tmp_path / "saved"))
+    second = make_trial()
+    assert second.folder == first.folder
+    second.stop()  # before it did anything
+    assert first.train()["cur_epoch"] == 4
+    third = make_trial()
+    third.restore(str(tmp_path / "saved"))
+    first.stop()
+    assert third.train()["cur_epoch"] == 4
+
+
 def test_leaves_nothing_behind(make_trial, temporary_folder):
     """Nor takes up what a process that was killed has left there."""
     leftover = temporary_folder / "lfads_torch_sweep_default"
