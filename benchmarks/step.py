@@ -11,8 +11,9 @@ process for each number of threads,
 - the whole training step with each implementation of the recurrences: augmentations, forward,
   losses and metrics, backward, clipping at norm 200, AdamW; noise and masks are drawn each time.
 
-Prints medians, their ratios to the floor, and how much memory one step takes: by how much the peak
-of a fresh process's memory rises while it trains (Linux only).
+Prints medians (with one thread, of the processor's time: so a busy machine matters little), their
+ratios to the floor, and how much memory a step takes: by how much the peak of a fresh process's
+memory rises while it trains (Linux only).
 """
 
 import argparse
@@ -196,10 +197,14 @@ def floor_flops(model: LFADS, n_trials: int) -> int:
 
 
 def seconds(function: Callable[[], None]) -> float:
-    """Return how long a call takes."""
-    start = time.perf_counter()
+    """Return how long a call takes: with one thread, time of the processor.
+
+    So what else the machine does matters little; with several threads their waiting counts.
+    """
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+    start = clock()
     function()
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def measure_time(
