@@ -260,18 +260,41 @@ def seams(run_dir: Path) -> tuple[float, float]:
 # -------------------------------------------------------------------------------------- results
 
 
-def tables(results: Sequence[Mapping[str, Decoded]], steps: Sequence[tuple[float, float]]) -> str:
-    """Write R² and seams of every seed, and what was chosen, in Markdown."""
+def blocks_won(recording: Recording, decoded: Mapping[str, Decoded]) -> list[str]:
+    """Count the stretches of validation in which merged rates err less than smoothed spikes do."""
+    force = recording.force[recording.valid]
+    bins = np.flatnonzero(recording.valid)
+    stretches = np.split(np.arange(len(bins)), np.flatnonzero(np.diff(bins) > 1) + 1)
+    errors = {
+        kind: [np.mean(((each.force - force) / force.std(axis=0))[held] ** 2) for held in stretches]
+        for kind, each in decoded.items()
+    }
+    spikes, rates, spikes_taps, rates_taps = errors.values()
+    pairs = [(rates, spikes), (rates_taps, spikes_taps)]
+    wins = [sum(a < b for a, b in zip(*pair, strict=True)) for pair in pairs]
+    return [f"{won} of {len(stretches)}" for won in wins]
+
+
+def tables(
+    recordings: Sequence[Recording],
+    results: Sequence[Mapping[str, Decoded]],
+    steps: Sequence[tuple[float, float]],
+) -> str:
+    """Write R², blocks won and seams of every seed, and what was chosen, in Markdown."""
     seeds = [f"seed {seed}" for seed in range(len(results))]
     rows = [["R² of the force", *seeds, "mean", "chosen (seed 0)"]]
     for kind in DECODERS:
         scores = [decoded[kind].r2 for decoded in results]
         choice = ", ".join(f"{name} {value:g}" for name, value in results[0][kind].choice.items())
         rows.append([kind, *(f"{score:.3f}" for score in (*scores, np.mean(scores))), choice])
+    won = [["blocks in which merged rates decode better than smoothed spikes", *seeds]]
+    counts = [blocks_won(*each) for each in zip(recordings, results, strict=True)]
+    for i, name in enumerate(["single bins", "11 lags at once"]):
+        won.append([name, *(each[i] for each in counts)])
     more = [["steps where windows meet ÷ steps elsewhere", *seeds]]
     for i, name in enumerate(["merged", "laid end to end"]):
         more.append([name, *(f"{ratios[i]:.2f}" for ratios in steps)])
-    return f"{_markdown(rows)}\n\n{_markdown(more)}\n"
+    return "\n\n".join(_markdown(table) for table in (rows, won, more)) + "\n"
 
 
 def _markdown(rows: Sequence[Sequence[str]]) -> str:
@@ -345,7 +368,7 @@ def main() -> None:
     runs = [train(file, seed, args) for seed in range(args.seeds)]
     recordings = [read(file, run_dir) for run_dir in runs]
     results = [{kind: decode(kind, each) for kind in DECODERS} for each in recordings]
-    text = tables(results, [seams(run_dir) for run_dir in runs])
+    text = tables(recordings, results, [seams(run_dir) for run_dir in runs])
     (args.output / "tables.md").write_text(text)
     save_figure(picture(recordings[0], results[0]), args.output / "continuous.png", dpi=120)
     seconds = [round(_summary(run_dir)["training_seconds"]) for run_dir in runs]
