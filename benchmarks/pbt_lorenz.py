@@ -16,8 +16,8 @@ Prints the tables and writes them, as tables.md, beside the folders of the sweep
 already is not made again: a benchmark that was interrupted goes on. Words of the form key=value
 override the configuration of every sweep.
 
-With --overhead: one search on the shipped Lorenz data, in generations of 25 epochs, and what it spends
-outside of epochs. docs/sweeps.md has the results of both.
+With --overhead: one search on the shipped Lorenz data, in generations of 25 epochs, and what it
+spends outside of epochs. docs/sweeps.md has the results of both.
 """
 
 import argparse
@@ -59,7 +59,7 @@ Scores = Mapping[str, float]
 
 
 def make_data(path: Path, args: argparse.Namespace) -> Path:
-    """Generate a session, half of whose validation trials become test trials, unless it is there."""
+    """Generate a session, half of whose validation trials become test trials, if there is none."""
     if not path.exists():
         sizes = {
             "n_conditions": args.conditions,

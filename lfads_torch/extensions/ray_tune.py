@@ -170,7 +170,7 @@ class LFADSTrial(tune.Trainable):  # type: ignore[misc]
     def _claim(self, checkpoint: str | None = None) -> None:
         """Make the folder that of this process, with a checkpoint in it or nothing.
 
-        Another process may have begun with the trial, and may clean up after this one has taken over.
+        Another process may have begun with the trial, and may clean up after this one took over.
         """
         assert self.folder is not None
         fresh = self.folder.with_name(f"{self.folder.name}.{self.token}")
