@@ -19,7 +19,7 @@ class Fault(pl.Callback):
     epoch
         Its epoch.
     how
-        ``kill`` (-9, of the trial's process, once), ``nan`` (in a weight), ``disk`` (full whenever
+        ``kill`` (-9, of the trial's process, once), ``diverge`` (a weight becomes NaN), ``disk`` (full whenever
         a checkpoint is written).
     marker
         A file that says that it has happened.
@@ -34,7 +34,7 @@ class Fault(pl.Callback):
     def on_train_epoch_start(self, trainer, pl_module):
         if not self._due(trainer) or self.marker.exists():
             return
-        if self.how == "nan":
+        if self.how == "diverge":
             self.marker.touch()
             with torch.no_grad():
                 pl_module.decoder.ic_to_g0.bias.fill_(torch.nan)

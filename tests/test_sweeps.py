@@ -199,11 +199,11 @@ def test_a_trial_is_killed(population, home, epoch):
 
 @pytest.mark.slow
 def test_a_trial_diverges(home):
-    words, marker = fault(home, 2, 4, "nan", "nan")
+    words, marker = fault(home, 2, 4, "diverge", "diverged")
     said = run(home, "run_pbt.py", *POPULATION, *words)
     assert marker.exists()
     assert "trial_00002 diverged" in said
-    found = history(home / "nan")
+    found = history(home / "diverged")
     assert found[2, 5]["score"] == np.inf
     assert found[2, 7]["cloned_at"] == 5
     assert np.isfinite(found[2, 7]["score"])
