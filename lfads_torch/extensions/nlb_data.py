@@ -5,6 +5,7 @@ Trials are cut out and binned by ``nlb_tools``, which is imported where it is us
 
 import contextlib
 import copy
+import functools
 import importlib.metadata
 import os
 from collections.abc import Iterator, Sequence
@@ -38,6 +39,8 @@ _TIME_SERIES = (
     "muscle_vel",
     "target_pos",
 )
+
+_SAMPLES_AT_ONCE = 2e8  # neurons x ms whose PSTHs nlb_tools makes at a time, at about 36 bytes each
 
 
 def file_name(dataset: str, bin_width_ms: int, phase: str) -> str:
@@ -179,9 +182,9 @@ def _training_arrays(dataset: str, nwb_file: Path, bin_width_ms: int) -> dict[st
     behavior = parameters["behavior_field"] if parameters["behavior_source"] == "data" else None
     with _mended_nwb_dataset():
         recording = _load(nwb_file, bin_width_ms, behavior)
-        spikes = copy.copy(recording)  # nlb_tools would drop bins without behaviour
-        spikes.data = recording.data[["spikes", "heldout_spikes"]]
         with _cutting(nwb_file):
+            spikes = copy.copy(recording)  # nlb_tools would drop bins without behaviour
+            spikes.data = recording.data[["spikes", "heldout_spikes"]]
             counts = {
                 split: tensors.make_train_input_tensors(
                     spikes, dataset, name, save_file=False, include_forward_pred=True
@@ -274,14 +277,14 @@ def _cutting(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _mended_nwb_dataset() -> Iterator[None]:
-    """Let ``nlb_tools.nwb_interface`` work with today's pandas, for a while.
+    """Let ``nlb_tools`` work with today's pandas and within today's memory, for a while.
 
     ``NWBDataset.load`` leaves its index unsorted where behaviour has gaps, which ``resample`` does
     not expect; and ``resample`` calls ``nan_to_num`` in place on what pandas 3 hands out read-only.
     ``nlb_tools`` makes such objects itself, so that a subclass would not do.
     """
-    interface = import_nlb_tools("nwb_interface")
-    load, numpy = interface.NWBDataset.load, interface.np
+    interface, tensors = import_nlb_tools("nwb_interface"), import_nlb_tools("make_tensors")
+    load, numpy, make_psth = interface.NWBDataset.load, interface.np, tensors._make_psth
 
     def load_sorted(self: Any, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
         data, *others = load(self, *args, **kwargs)
@@ -289,10 +292,12 @@ def _mended_nwb_dataset() -> Iterator[None]:
 
     interface.NWBDataset.load = load_sorted
     interface.np = _CopyingNumPy()
+    tensors._make_psth = functools.partial(_make_psth_in_blocks, make_psth)
     try:
         yield
     finally:
         interface.NWBDataset.load, interface.np = load, numpy
+        tensors._make_psth = make_psth
 
 
 class _CopyingNumPy:
@@ -304,6 +309,33 @@ class _CopyingNumPy:
     @staticmethod
     def nan_to_num(values: NDArray[Any], copy: bool = True) -> NDArray[Any]:
         return np.nan_to_num(values)
+
+
+def _make_psth_in_blocks(make_psth: Any, recording: Any, *masks: Any, **parameters: Any) -> Any:
+    """Make PSTHs of some neurons after others, and return what ``nlb_tools`` would of them all.
+
+    It smooths every neuron of the whole recording at 1 ms. Given as many neurons at a time as fit
+    into a few gigabytes, it reads the file anew each time.
+    """
+    heldin, heldout = (
+        [column for column in recording.data.columns if column[0] == field]
+        for field in ("spikes", "heldout_spikes")
+    )
+    n_samples = len(recording.data) * recording.bin_width * (len(heldin) + len(heldout))
+    # Every block needs neurons of both kinds.
+    n_blocks = min(int(np.ceil(n_samples / _SAMPLES_AT_ONCE)), len(heldin), len(heldout))
+    psths = []
+    for block in range(n_blocks):
+        part = copy.copy(recording)
+        part.data = recording.data[heldin[block::n_blocks] + heldout[block::n_blocks]]
+        cond_idx, psth, conditions = make_psth(part, *masks, **parameters)
+        psths.append(psth)
+    joined = np.empty((*psths[0].shape[:2], len(heldin) + len(heldout)))
+    for block, psth in enumerate(psths):
+        n_heldin = len(heldin[block::n_blocks])
+        joined[..., : len(heldin)][..., block::n_blocks] = psth[..., :n_heldin]
+        joined[..., len(heldin) :][..., block::n_blocks] = psth[..., n_heldin:]
+    return cond_idx, joined, conditions
 
 
 def _counts(values: NDArray[Any]) -> NDArray[Any]:

@@ -178,6 +178,19 @@ def test_conditions_and_psths(prepared, dataset, bin_width_ms):
         assert np.abs(error).max() < 0.02 * np.abs(expected).max()
 
 
+def test_psths_of_a_few_neurons_at_a_time(prepared, tmp_path, monkeypatch):
+    written, files = prepared("mc_maze", 20)
+    folder, n_ms = written["train"].path.parent, written["train"].end * 1000
+    monkeypatch.setattr(nlb_data, "_SAMPLES_AT_ONCE", n_ms * N / 1.5)  # two blocks
+    (path,) = prepare_nlb("mc_maze", folder, tmp_path, [20])
+    whole, parts = (load_session(p) for p in (files["val"], path))
+    assert whole.keys() == parts.keys()
+    np.testing.assert_allclose(parts["psth"], whole["psth"], rtol=1e-6)
+    for key in ("train_cond_idx", "valid_cond_idx"):
+        for trials, expected in zip(parts[key], whole[key], strict=True):
+            np.testing.assert_array_equal(trials, expected)
+
+
 @pytest.mark.parametrize("bin_width_ms", [5, 20])
 def test_intervals_of_dmfc_rsg(prepared, bin_width_ms):
     written, files = prepared("dmfc_rsg", bin_width_ms)
@@ -278,7 +291,8 @@ def test_shipped_data_modules_read_them(prepared, dataset):
 def test_nlb_tools_is_as_it_was_afterwards(prepared):
     prepared("mc_rtt", 5)
     assert nwb_interface.np is np
-    assert nwb_interface.NWBDataset.load.__module__ == "nlb_tools.nwb_interface"
+    for function in (nwb_interface.NWBDataset.load, make_tensors._make_psth):
+        assert function.__module__.startswith("nlb_tools.")
 
 
 def test_importing_does_not_import_nlb_tools():
