@@ -371,7 +371,7 @@ class NLBEvaluation(pl.Callback):
                     np.arange(len(dataset)), range(n_at_once, len(dataset), n_at_once)
                 )
             ]
-            rates[split] = torch.cat([part.cpu() for part in parts]).numpy()
+            rates[split] = torch.cat([part.cpu().float() for part in parts]).numpy()
         n_bins, n_channels = datamodule.valid_data[session][0].encod_data.shape[1:]
         tensors = rate_tensors(rates["train"], rates["valid"], n_channels, n_bins)
         return benchmark_scores(self._targets[session], tensors, self.decoding_cv_sweep)
@@ -393,6 +393,13 @@ def _arrays(datamodule: BasicDataModule, session: int) -> dict[str, NDArray[Any]
     arrays = load_session(datamodule.session_files[session])
     if hps.reshuffle_tv_seed is None:
         return arrays
+    lone = [key for key in arrays if key.startswith("valid_") and f"train{key[5:]}" not in arrays]
+    if lone:
+        raise ValueError(
+            f"datamodule.reshuffle_tv_seed deals trials out anew, but "
+            f"{datamodule.session_files[session]} holds {', '.join(lone)} of validation trials "
+            f"alone."
+        )
     for split in ("train", "valid"):
         key, n_trials = f"{split}_cond_idx", len(arrays[f"{split}_encod_data"])
         if key in arrays:  # labels are dealt out with the trials; indices would not be

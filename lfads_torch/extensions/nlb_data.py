@@ -199,6 +199,10 @@ def _training_arrays(dataset: str, nwb_file: Path, bin_width_ms: int) -> dict[st
                 save_file=False,
                 include_psth="psth_params" in parameters,
             ).values()
+            # Which of their bins would be scored, were they for validation.
+            (training_targets,) = tensors.make_eval_target_tensors(
+                recording, dataset, "train", "train", save_file=False
+            ).values()
     arrays: dict[str, NDArray[Any]] = {}
     for split, name in (("train", "train"), ("valid", "val")):
         heldin, heldout = (counts[split][f"train_spikes_{part}"] for part in ("heldin", "heldout"))
@@ -220,9 +224,12 @@ def _training_arrays(dataset: str, nwb_file: Path, bin_width_ms: int) -> dict[st
             arrays[f"{split}_jitter"] = targets[f"{name}_jitter"].astype("int64")
     if "psth" in targets:
         arrays["psth"] = targets["psth"].astype("float32")
-    scored = ~np.isnan(targets["eval_spikes_heldout"][:, :, 0])
-    if not scored.all():
-        arrays["valid_score_mask"] = scored
+    scored = {
+        split: ~np.isnan(of_split["eval_spikes_heldout"][:, :, 0])
+        for split, of_split in (("train", training_targets), ("valid", targets))
+    }
+    if not all(mask.all() for mask in scored.values()):
+        arrays |= {f"{split}_score_mask": mask for split, mask in scored.items()}
     return arrays
 
 

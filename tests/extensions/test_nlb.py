@@ -239,6 +239,12 @@ def test_trials_that_are_dealt_out_anew_keep_their_conditions(tmp_path):
         assert value_logged == pytest.approx(value, rel=2e-5, abs=2e-6), name
 
 
+def test_arrays_that_cannot_be_dealt_out_anew(tmp_path):
+    path = write(tmp_path / "data.h5", without("train_jitter")(benchmark_arrays("dmfc_rsg")))
+    with pytest.raises(ValueError, match=r"data\.h5 holds valid_jitter of validation trials alone"):
+        fit(path, NLBEvaluation(1), reshuffle_tv_seed=5)
+
+
 def test_validation_alone(tmp_path):
     path = write(tmp_path / "data.h5", benchmark_arrays())
     trainer, model, datamodule = fit(path, NLBEvaluation(1))

@@ -206,12 +206,14 @@ def test_intervals_of_dmfc_rsg(prepared, bin_width_ms):
         limit = np.clip(1500 - trials.tp.to_numpy(), 0, 300) / bin_width_ms
         assert ((jitter >= 0) & (jitter <= limit)).all()
     assert arrays["train_jitter"].any()
-    trials = written["train"].trials.loc[arrays["valid_inds"]].reset_index()
-    for i, trial in trials.iterrows():
-        begin = first_bin(trial.go_time + arrays["valid_jitter"][i] * bin_width - 1.5, bin_width)
-        starts = (begin + np.arange(round(1.5 / bin_width)) * bin_width).round(6)
-        between = (starts >= trial.set_time) & (starts < trial.go_time)
-        np.testing.assert_array_equal(arrays["valid_score_mask"][i], between)
+    for split in ("train", "valid"):
+        trials = written["train"].trials.loc[arrays[f"{split}_inds"]].reset_index()
+        for i, trial in trials.iterrows():
+            go = trial.go_time + arrays[f"{split}_jitter"][i] * bin_width
+            starts = first_bin(go - 1.5, bin_width) + np.arange(round(1.5 / bin_width)) * bin_width
+            starts = starts.round(6)
+            between = (starts >= trial.set_time) & (starts < trial.go_time)
+            np.testing.assert_array_equal(arrays[f"{split}_score_mask"][i], between)
 
 
 @pytest.mark.parametrize("dataset", WINDOWS)
