@@ -33,7 +33,7 @@ from lfads_torch.extensions.ray_tune import (
     to_domain,
 )
 from lfads_torch.extensions.tune import HyperParam
-from lfads_torch.post_run.pbt import append_history, read_history
+from lfads_torch.post_run.pbt import read_history
 from lfads_torch.sweeps import SweepOptions
 from tests.conftest import TINY_SIZES, tiny_arrays, write_file
 
@@ -829,15 +829,14 @@ def test_how_first_values_are_drawn():
     assert set(drawn(domain)) == {1.0, 1.5, 2.0}
 
 
-def test_the_scheduler_knows_what_the_sweep_knows(tmp_path):
+def test_the_scheduler_knows_what_the_sweep_knows():
     options = make_options(
         "sweep.seed=7", "sweep.num_samples=3", "sweep.mode=max",
         "+sweep.space.gen={key: model.gen_dim, choice: [64, 128]}",
     )  # fmt: skip
-    rows = [(trial, epoch) for epoch in (105, 130) for trial in "abc"]
-    for trial, epoch in rows:
-        append_history(tmp_path, {"trial": trial, "epoch": epoch, "score": 1.0})
-    scheduler = _make_scheduler(options, tmp_path)
+    told = [(trial, epoch) for epoch in (105, 130) for trial in "abc"]
+    history = [{"trial": trial, "epoch": epoch, "score": 1.0} for trial, epoch in told]
+    scheduler = _make_scheduler(options, history)
     assert isinstance(scheduler, BinaryTournamentPBT)
     assert scheduler.seed == 7
     assert scheduler._time_attr == "cur_epoch"
@@ -849,15 +848,16 @@ def test_the_scheduler_knows_what_the_sweep_knows(tmp_path):
     assert (stopper.metric, stopper.sign) == ("valid/recon_smth", -1)
     # What a search that is resumed has found already counts.
     assert {epoch: len(scores) for epoch, scores in stopper.scores.items()} == {105: 3, 130: 3}
-    assert _make_scheduler(make_options("sweep.stopper=null"), tmp_path).stopper is None
+    assert _make_scheduler(make_options("sweep.stopper=null"), []).stopper is None
+    words = ["~sweep.scheduler.perturbation_interval", "sweep.report_every=10"]
+    scheduler = _make_scheduler(make_options(*words), [])
+    assert scheduler._perturbation_interval == scheduler.stopper.every == 10
 
 
-def test_any_scheduler_of_ray_can_be_named(tmp_path):
-    assert type(_make_scheduler(make_options(name="multi.yaml"), tmp_path)) is FIFOScheduler
+def test_any_scheduler_of_ray_can_be_named():
+    assert type(_make_scheduler(make_options(name="multi.yaml"), [])) is FIFOScheduler
     asha = "{_target_: ray.tune.schedulers.ASHAScheduler, max_t: 50, grace_period: 10}"
-    scheduler = _make_scheduler(
-        make_options(f"sweep.scheduler={asha}", name="multi.yaml"), tmp_path
-    )
+    scheduler = _make_scheduler(make_options(f"sweep.scheduler={asha}", name="multi.yaml"), [])
     assert isinstance(scheduler, ASHAScheduler)
     assert (scheduler._time_attr, scheduler._max_t) == ("cur_epoch", 50)
 
@@ -949,9 +949,10 @@ def test_a_newer_account_that_cannot_be_read_makes_way(tmp_path):
 
 
 def test_nothing_to_mend(tmp_path):
-    _keep_state(tmp_path)
-    _mend_state(tmp_path)
-    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "trials").mkdir()
+    _keep_state(tmp_path / "trials")
+    _mend_state(tmp_path / "trials")
+    assert list((tmp_path / "trials").iterdir()) == []
 
 
 def record(recorder, trials, trial, epoch, score, **more):
