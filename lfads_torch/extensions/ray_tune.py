@@ -174,6 +174,7 @@ class LFADSTrial(tune.Trainable):  # type: ignore[misc]
         """
         assert self.folder is not None
         fresh = self.folder.with_name(f"{self.folder.name}.{self.token}")
+        shutil.rmtree(fresh, ignore_errors=True)
         if checkpoint is None:
             fresh.mkdir()
         else:

@@ -398,6 +398,21 @@ def test_leaves_nothing_behind(make_trial, temporary_folder):
     assert list(temporary_folder.glob("lfads_torch_*")) == []
 
 
+def test_a_process_that_lost_a_trial_does_not_clean_up_after_the_next(make_trial, tmp_path):
+    """Ray may end it later than it starts the one that takes over."""
+    first = make_trial()
+    first.train()
+    first.save(str(tmp_path / "saved"))
+    second = make_trial()
+    second.restore(str(tmp_path / "saved"))
+    assert first.folder == second.folder
+    first.stop()
+    first.reset({"seed": 3})
+    assert second.train()["cur_epoch"] == 4
+    second.save(str(tmp_path / "again"))
+    assert [path.name for path in (tmp_path / "again").iterdir()] == ["last.ckpt"]
+
+
 def test_a_logger_that_cannot_be_made_does_not_stop_a_trial(make_trial):
     trial = make_trial(None, "+logger.broken._target_=lfads_torch.NoSuchLogger")
     with pytest.warns(UserWarning, match=r"logger\.broken .* cannot be used"):
