@@ -469,6 +469,7 @@ def make_trials(n):
     ]
     for trial in trials:
         trial.placement_group_factory = PlacementGroupFactory([{"CPU": 1}])
+        trial.storage = SimpleNamespace(experiment_fs_path="/checkpoints", storage_filesystem=None)
     return trials
 
 
