@@ -174,6 +174,7 @@ class LFADSTrial(tune.Trainable):  # type: ignore[misc]
         """
         assert self.folder is not None
         fresh = self.folder.with_name(f"{self.folder.name}.{self.token}")
+        shutil.rmtree(fresh, ignore_errors=True)
         if checkpoint is None:
             fresh.mkdir()
         else:
@@ -683,13 +684,18 @@ def _make_scheduler(options: SweepOptions, history: Sequence[Mapping[str, Any]])
     node = dict(options.scheduler or {"_target_": "ray.tune.schedulers.FIFOScheduler"})
     parameters = inspect.signature(get_class(node["_target_"])).parameters
     perturbed = {k: v for k, v in options.space.items() if isinstance(v, HyperParam)}
-    known = {"time_attr": EPOCH, "seed": options.seed, "hyperparam_mutations": perturbed}
+    known = {
+        "time_attr": EPOCH,
+        "seed": options.seed,
+        "perturbation_interval": options.boundaries()[1],
+        "hyperparam_mutations": perturbed,
+    }
     known = {name: value for name, value in known.items() if name in parameters}
     if "stopper" in parameters and options.stopper:
         compared = {"metric": options.metric, "mode": options.mode}
         stopper: ImprovementRatioStopper = instantiate(
             {"num_trials": options.num_samples, **compared, **options.stopper},
-            perturbation_interval=node["perturbation_interval"],
+            perturbation_interval=options.boundaries()[1],
             burn_in_period=node.get("burn_in_period", 0),
         )
         for row in history:
@@ -786,7 +792,6 @@ class Recorder(tune.Callback):  # type: ignore[misc]
         self.start = time.monotonic()
         self.epochs = 0
         self._last_said = self.start
-        self._reported = -1
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any

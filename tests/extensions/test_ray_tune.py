@@ -33,7 +33,7 @@ from lfads_torch.extensions.ray_tune import (
     to_domain,
 )
 from lfads_torch.extensions.tune import HyperParam
-from lfads_torch.post_run.pbt import append_history, read_history
+from lfads_torch.post_run.pbt import read_history
 from lfads_torch.sweeps import SweepOptions
 from tests.conftest import TINY_SIZES, tiny_arrays, write_file
 
@@ -398,6 +398,21 @@ def test_leaves_nothing_behind(make_trial, temporary_folder):
     assert list(temporary_folder.glob("lfads_torch_*")) == []
 
 
+def test_a_process_that_lost_a_trial_does_not_clean_up_after_the_next(make_trial, tmp_path):
+    """Ray may end it later than it starts the one that takes over."""
+    first = make_trial()
+    first.train()
+    first.save(str(tmp_path / "saved"))
+    second = make_trial()
+    second.restore(str(tmp_path / "saved"))
+    assert first.folder == second.folder
+    first.stop()
+    first.reset({"seed": 3})
+    assert second.train()["cur_epoch"] == 4
+    second.save(str(tmp_path / "again"))
+    assert [path.name for path in (tmp_path / "again").iterdir()] == ["last.ckpt"]
+
+
 def test_a_logger_that_cannot_be_made_does_not_stop_a_trial(make_trial):
     trial = make_trial(None, "+logger.broken._target_=lfads_torch.NoSuchLogger")
     with pytest.warns(UserWarning, match=r"logger\.broken .* cannot be used"):
@@ -454,6 +469,7 @@ def make_trials(n):
     ]
     for trial in trials:
         trial.placement_group_factory = PlacementGroupFactory([{"CPU": 1}])
+        trial.storage = SimpleNamespace(experiment_fs_path="/checkpoints", storage_filesystem=None)
     return trials
 
 
@@ -829,15 +845,14 @@ def test_how_first_values_are_drawn():
     assert set(drawn(domain)) == {1.0, 1.5, 2.0}
 
 
-def test_the_scheduler_knows_what_the_sweep_knows(tmp_path):
+def test_the_scheduler_knows_what_the_sweep_knows():
     options = make_options(
         "sweep.seed=7", "sweep.num_samples=3", "sweep.mode=max",
         "+sweep.space.gen={key: model.gen_dim, choice: [64, 128]}",
     )  # fmt: skip
-    rows = [(trial, epoch) for epoch in (105, 130) for trial in "abc"]
-    for trial, epoch in rows:
-        append_history(tmp_path, {"trial": trial, "epoch": epoch, "score": 1.0})
-    scheduler = _make_scheduler(options, tmp_path)
+    told = [(trial, epoch) for epoch in (105, 130) for trial in "abc"]
+    history = [{"trial": trial, "epoch": epoch, "score": 1.0} for trial, epoch in told]
+    scheduler = _make_scheduler(options, history)
     assert isinstance(scheduler, BinaryTournamentPBT)
     assert scheduler.seed == 7
     assert scheduler._time_attr == "cur_epoch"
@@ -849,15 +864,16 @@ def test_the_scheduler_knows_what_the_sweep_knows(tmp_path):
     assert (stopper.metric, stopper.sign) == ("valid/recon_smth", -1)
     # What a search that is resumed has found already counts.
     assert {epoch: len(scores) for epoch, scores in stopper.scores.items()} == {105: 3, 130: 3}
-    assert _make_scheduler(make_options("sweep.stopper=null"), tmp_path).stopper is None
+    assert _make_scheduler(make_options("sweep.stopper=null"), []).stopper is None
+    words = ["~sweep.scheduler.perturbation_interval", "sweep.report_every=10"]
+    scheduler = _make_scheduler(make_options(*words), [])
+    assert scheduler._perturbation_interval == scheduler.stopper.every == 10
 
 
-def test_any_scheduler_of_ray_can_be_named(tmp_path):
-    assert type(_make_scheduler(make_options(name="multi.yaml"), tmp_path)) is FIFOScheduler
+def test_any_scheduler_of_ray_can_be_named():
+    assert type(_make_scheduler(make_options(name="multi.yaml"), [])) is FIFOScheduler
     asha = "{_target_: ray.tune.schedulers.ASHAScheduler, max_t: 50, grace_period: 10}"
-    scheduler = _make_scheduler(
-        make_options(f"sweep.scheduler={asha}", name="multi.yaml"), tmp_path
-    )
+    scheduler = _make_scheduler(make_options(f"sweep.scheduler={asha}", name="multi.yaml"), [])
     assert isinstance(scheduler, ASHAScheduler)
     assert (scheduler._time_attr, scheduler._max_t) == ("cur_epoch", 50)
 
@@ -949,9 +965,10 @@ def test_a_newer_account_that_cannot_be_read_makes_way(tmp_path):
 
 
 def test_nothing_to_mend(tmp_path):
-    _keep_state(tmp_path)
-    _mend_state(tmp_path)
-    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "trials").mkdir()
+    _keep_state(tmp_path / "trials")
+    _mend_state(tmp_path / "trials")
+    assert list((tmp_path / "trials").iterdir()) == []
 
 
 def record(recorder, trials, trial, epoch, score, **more):
