@@ -182,7 +182,7 @@ def overhead(output: Path, args: argparse.Namespace) -> str:
         resume_sweep(run_dir)
     else:
         overrides = [
-            "trainer.max_epochs=100",
+            "trainer.max_epochs=75",
             "trainer.accelerator=cpu",
             "sweep.num_samples=2",
             "sweep.scheduler.burn_in_period=25",
