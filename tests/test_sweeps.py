@@ -144,11 +144,13 @@ def sweep_id(run_dir):
     return OmegaConf.load(run_dir / "config.yaml").sweep.id
 
 
-def start_and_kill(home, script, words, run_dir, n_results):
-    """Start a sweep, and kill -9 its driver once so many results are there."""
+def start_and_kill(home, script, words, run_dir, n_results, how=signal.SIGKILL):
+    """Start a sweep, and kill its driver once so many results are there."""
     process = subprocess.Popen(
         command(script, "datamodule.datafile_pattern=tiny.h5", *words, f"run_dir={run_dir}"),
         cwd=home, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        # Some shells let what they run in the background ignore Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )  # fmt: skip
     deadline = time.monotonic() + 300
     try:
@@ -157,8 +159,9 @@ def start_and_kill(home, script, words, run_dir, n_results):
                 break
             time.sleep(0.05)
     finally:
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
+        os.kill(process.pid, how)
+        status = process.wait()
+    assert status == (130 if how == signal.SIGINT else -how)
     assert not (home / run_dir / "summary.json").exists(), "it ended before it could be killed"
 
 
@@ -177,6 +180,14 @@ def test_the_driver_is_killed(population, home, n_results):
     # No generation that had ended was trained again, but those that the kill cut short may be.
     again = len((home / run_dir / "history.jsonl").read_text().splitlines()) - 20
     assert again <= 2, f"{again} of {lines} results were repeated"
+
+
+@pytest.mark.slow
+def test_the_driver_is_interrupted(population, home):
+    """Ctrl-C must not pass for the end of the search."""
+    start_and_kill(home, "run_pbt.py", POPULATION, "interrupted", 6, signal.SIGINT)
+    run(home, "run_pbt.py", "--resume", "interrupted")
+    assert_same_sweep(population[0], home / "interrupted")
 
 
 def fault(home, trial, epoch, how, name):
