@@ -24,7 +24,7 @@ def dtype(request):
     torch.set_default_dtype(before)
 
 
-@pytest.fixture(params=["plain", "torch"])
+@pytest.fixture(params=["plain", "torch", "compiled"])
 def recurrence(request):
     """The implementation of the recurrences."""
     return request.param

@@ -21,8 +21,8 @@ from lfads_torch.recurrence.layout import (
 from lfads_torch.recurrence.memory import empty
 
 
-def gru_forward(args: GRUInputs, clip: float, reverse: bool) -> GRUTrace:
-    """Run a gated recurrent unit over time."""
+def gru_forward(args: GRUInputs, clip: float, reverse: bool, keep: bool) -> GRUTrace:
+    """Run a gated recurrent unit over time; ``keep`` what a backward pass needs."""
     gates = _project(args.inputs.transpose(0, 1), args.weight_ih, args.bias)
     run = _Unit(gates, args.h_0, args.weight_hh, clip, reverse)
     for t in run.order:
@@ -59,8 +59,8 @@ def gru_backward(
     )
 
 
-def decoder_forward(args: DecoderInputs, draws: Draws, clip: float) -> DecoderTrace:
-    """Run the decoder over time."""
+def decoder_forward(args: DecoderInputs, draws: Draws, clip: float, keep: bool) -> DecoderTrace:
+    """Run the decoder over time; ``keep`` what a backward pass needs."""
     ext = args.ext.transpose(0, 1)
     n_bins, n_trials, n_ext = ext.shape
     n_co = args.gen_ih.shape[1] - n_ext

@@ -1,6 +1,6 @@
 """Which implementation runs, and the recurrences as operations that autograd knows."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
 from lfads_torch.modules.dropout import draw_keep
-from lfads_torch.recurrence import eager
+from lfads_torch.recurrence import build, compiled, eager
 from lfads_torch.recurrence.layout import (
     DecoderGrads,
     DecoderInputs,
@@ -65,6 +65,16 @@ def choose(recurrence: str, *tensors: Tensor) -> ModuleType | None:
         or torch._C._are_functorch_transforms_active()
     ):
         return None
+    if recurrence == "torch" or not compiled.supports(first):
+        return eager
+    library = compiled.library()
+    if not isinstance(library, build.Unavailable):
+        return compiled
+    if recurrence == "compiled":
+        raise RuntimeError(
+            f"model.recurrence is 'compiled', but the compiled recurrences cannot be had here: "
+            f"{library}. Choose 'auto' or 'torch', or mend that."
+        )
     return eager
 
 
@@ -113,7 +123,7 @@ def run_gru(
         The states (B, T, H) in the order of time, and the one that was computed last (B, H).
     """
     args = GRUInputs(inputs, h_0, cell.weight_ih, cell.weight_hh, cell.bias_ih + cell.bias_hh)
-    states, final = _GRU.apply(kernels, cell.clip_value, reverse, *args)
+    states, final = _GRU.apply(kernels, cell.clip_value, reverse, _is_recorded(args), *args)
     return states.transpose(0, 1), final
 
 
@@ -172,7 +182,7 @@ def run_decoder(
             co_bias=cell.co_linear.bias,
         )
     draws = draw(cell, args, co_posterior) if draws is None else draws
-    outputs = _Decoder.apply(kernels, cell.gen_cell.clip_value, draws, *args)
+    outputs = _Decoder.apply(kernels, cell.gen_cell.clip_value, draws, _is_recorded(args), *args)
     if not cell.use_con:
         con_states = con_0.unsqueeze(0).repeat(ext_input.shape[1], 1, 1)
         co = ext_input.new_zeros(ext_input.shape[1], len(ext_input), 0)
@@ -205,11 +215,12 @@ class _GRU(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, kernels: ModuleType, clip: float, reverse: bool, *args: Tensor
+        ctx: Any, kernels: ModuleType, clip: float, reverse: bool, keep: bool, *args: Tensor
     ) -> tuple[Tensor, Tensor]:
-        trace = kernels.gru_forward(GRUInputs(*args), clip, reverse)
+        trace = kernels.gru_forward(GRUInputs(*args), clip, reverse, keep)
         ctx.kernels, ctx.clip, ctx.reverse = kernels, clip, reverse
-        ctx.save_for_backward(*args, *trace)
+        if keep:
+            ctx.save_for_backward(*args, *trace)
         ctx.set_materialize_grads(False)
         if reverse:
             return trace.states[:-1], trace.states[0].clone()
@@ -227,9 +238,9 @@ class _GRU(torch.autograd.Function):
             GRUTrace(*saved[n_args:]),
             ctx.clip,
             ctx.reverse,
-            needs_inputs=ctx.needs_input_grad[3],
+            needs_inputs=ctx.needs_input_grad[4],
         )
-        return None, None, None, *grads
+        return None, None, None, None, *grads
 
 
 class _Decoder(torch.autograd.Function):
@@ -237,11 +248,12 @@ class _Decoder(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, kernels: ModuleType, clip: float, draws: Draws, *args: Tensor
+        ctx: Any, kernels: ModuleType, clip: float, draws: Draws, keep: bool, *args: Tensor
     ) -> tuple[Tensor | None, ...]:
-        trace = kernels.decoder_forward(DecoderInputs(*args), draws, clip)
+        trace = kernels.decoder_forward(DecoderInputs(*args), draws, clip, keep)
         ctx.kernels, ctx.clip, ctx.draws = kernels, clip, draws
-        ctx.save_for_backward(*args, *trace)
+        if keep:
+            ctx.save_for_backward(*args, *trace)
         ctx.set_materialize_grads(False)
         if not trace.co.numel():
             return trace.gen_states[1:], None, trace.factors[1:], None, None, trace.gen_inputs
@@ -259,7 +271,7 @@ class _Decoder(torch.autograd.Function):
         _refuse_second_derivatives()
         saved = ctx.saved_tensors
         n_args = len(DecoderInputs._fields)
-        needs_ci, needs_ext = ctx.needs_input_grad[3:5]
+        needs_ci, needs_ext = ctx.needs_input_grad[4:6]
         grads = ctx.kernels.decoder_backward(
             DecoderGrads(*grads),
             DecoderInputs(*saved[:n_args]),
@@ -269,7 +281,12 @@ class _Decoder(torch.autograd.Function):
             needs_ci,
             needs_ext,
         )
-        return None, None, None, *grads
+        return None, None, None, None, *grads
+
+
+def _is_recorded(args: Iterable[Tensor]) -> bool:
+    """Return whether there may be a backward pass."""
+    return torch.is_grad_enabled() and any(x.requires_grad for x in args)
 
 
 def _refuse_second_derivatives() -> None:
