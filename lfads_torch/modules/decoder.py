@@ -166,6 +166,7 @@ class DecoderRNN(nn.Module):
     ) -> DecoderState:
         """Run over ci (B, T, 2 ci_enc_dim) and ext_input (B, T, ext_input_dim).
 
+        Of fewer trials in ci, (B / S, T, …), S samples each follow each other.
         Returns a :class:`DecoderState` whose fields have a time axis: (B, T, …).
         """
         kernels = self._kernels(ci, ext_input, state, co_posterior)
@@ -174,6 +175,8 @@ class DecoderRNN(nn.Module):
             return DecoderState(
                 *fused.run_decoder(self.cell, kernels, ci, ext_input, *start, co_posterior)
             )
+        if len(ci) < len(ext_input):
+            ci = ci.repeat_interleave(len(ext_input) // len(ci), dim=0)
         states = []
         for ci_t, ext_t in zip(ci.unbind(1), ext_input.unbind(1), strict=True):
             state = self.cell(ci_t, ext_t, state, co_posterior)
@@ -278,7 +281,8 @@ class Decoder(nn.Module):
         ic_samp
             (B, ic_dim) initial conditions.
         ci
-            (B, T_rec, 2 ci_enc_dim) controller inputs.
+            (B, T_rec, 2 ci_enc_dim) controller inputs; or, where S samples of each trial follow
+            each other in the other arguments, those of each trial once, (B / S, T_rec, …).
         ext_input
             (B, T_rec, ext_input_dim) external inputs.
         co_posterior

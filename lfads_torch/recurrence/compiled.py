@@ -5,6 +5,7 @@ The same functions as in :mod:`.eager`.
 
 import ctypes
 import logging
+import weakref
 from collections.abc import Sequence
 from functools import cache
 from typing import Any
@@ -72,11 +73,11 @@ def _gru_forward(
     n_gates = len(weight_hh)
     gates = empty((n_bins, n_trials, n_gates), h_0) if keep else h_0.new_empty(0)
     sizes = _gru_sizes(inputs, h_0, None, clip, reverse)
+    trace = GRUTrace(states, gates, *_without_zeros(loaded, sizes, inputs))
     function = getattr(loaded, f"lfads_gru_forward_{_NAMES[h_0.dtype]}")
-    function(
-        ctypes.byref(sizes), *map(_at, (inputs, weight_ih, weight_hh, bias, states)), _at(gates)
-    )
-    return GRUTrace(states, gates)
+    tensors = inputs, weight_ih, weight_hh, bias, *trace[2:], states, gates
+    function(ctypes.byref(sizes), *map(_at, tensors))
+    return trace
 
 
 def gru_backward(
@@ -99,9 +100,39 @@ def gru_backward(
     grads = [torch.empty(x.shape, dtype=x.dtype) for x in (weight_ih, weight_hh, bias)]
     sizes = _gru_sizes(inputs, h_0, outer, clip, reverse)
     function = getattr(_library(), f"lfads_gru_backward_{_NAMES[h_0.dtype]}")
-    tensors = inputs, weight_ih, weight_hh, trace.states, trace.gates, outer, carry, grad_inputs
-    function(ctypes.byref(sizes), *map(_at, (*tensors, *grads)))
+    tensors = inputs, weight_ih, weight_hh, *trace[2:], trace.states, trace.gates, outer, carry
+    function(ctypes.byref(sizes), *map(_at, (*tensors, grad_inputs, *grads)))
     return GRUInputs(grad_inputs, carry, *grads)
+
+
+_DENSE = 0.25
+"""Fraction of inputs other than zero from which a dense product is faster."""
+_last: tuple[Any, int, tuple[Tensor | None, Tensor | None, Tensor | None]] | None = None
+"""The inputs that were compressed last, their version, and the result; encoders share inputs."""
+
+
+def _without_zeros(
+    loaded: ctypes.CDLL, sizes: Any, inputs: Tensor
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Return ``first``, ``channel`` and ``value`` of a :class:`GRUTrace`."""
+    global _last
+    version = -1 if inputs.is_inference() else inputs._version
+    if _last is not None and version >= 0 and _last[0]() is inputs and _last[1] == version:
+        return _last[2]
+    name = _NAMES[inputs.dtype]
+    first = torch.empty(sizes.bins * sizes.trials + 1, dtype=torch.int32)
+    count = getattr(loaded, f"lfads_count_inputs_{name}")
+    count.restype = ctypes.c_int64
+    n_values = count(ctypes.byref(sizes), _at(inputs), _at(first))
+    result: tuple[Tensor | None, Tensor | None, Tensor | None] = (None, None, None)
+    if n_values < _DENSE * inputs.numel() and n_values < 2**31:
+        channel = torch.empty(n_values, dtype=torch.int32)
+        value = torch.empty(n_values, dtype=inputs.dtype)
+        compress = getattr(loaded, f"lfads_compress_inputs_{name}")
+        compress(ctypes.byref(sizes), *map(_at, (inputs, first, channel, value)))
+        result = first, channel, value
+    _last = weakref.ref(inputs), version, result
+    return result
 
 
 def decoder_forward(args: DecoderInputs, draws: Draws, clip: float, keep: bool) -> DecoderTrace:
@@ -182,7 +213,7 @@ _GRUSizes: Any = _structure(
 )
 _DecoderSizes: Any = _structure(
     "_DecoderSizes",
-    ("trials bins ci con co ext gen fac ci_trial ci_bin ext_trial ext_bin", _INT),
+    ("trials repeats bins ci con co ext gen fac ci_trial ci_bin ext_trial ext_bin", _INT),
     ("clips_con clips_gen threads", _INT),
     ("clip scale", ctypes.c_double),
 )
@@ -226,6 +257,7 @@ def _decoder_sizes(args: DecoderInputs, draws: Draws, clip: float) -> Any:
     use_con = args.con_hh.numel() > 0
     return _DecoderSizes(
         trials=n_trials,
+        repeats=n_trials // len(args.ci) if use_con else 1,
         bins=n_bins,
         ci=args.ci.shape[2] if use_con else 0,
         con=args.con_hh.shape[1] if use_con else 0,

@@ -76,6 +76,8 @@ def decoder_forward(args: DecoderInputs, draws: Draws, clip: float, keep: bool) 
     if use_con:
         n_ci = args.ci.shape[2]
         con_gates = _project(args.ci.transpose(0, 1), args.con_ih[:, :n_ci], args.con_bias)
+        if len(args.ci) < n_trials:
+            con_gates = con_gates.repeat_interleave(n_trials // len(args.ci), dim=1)
         con = _Unit(con_gates, args.con_0, args.con_hh, clip)
         co = ext.new_empty(n_bins, n_trials, 2 * n_co)
         co_stds = ext.new_empty(n_bins, n_trials, n_co)

@@ -147,7 +147,8 @@ def run_decoder(
     kernels
         The implementation.
     ci, ext_input
-        (B, T, 2 ci_enc_dim) controller inputs and (B, T, E) external inputs.
+        (B, T, 2 ci_enc_dim) controller inputs and (B, T, E) external inputs. Controller inputs may
+        be of fewer trials, (B / S, T, …): S samples of each then follow each other.
     gen_0, con_0, fac_0
         (B, …) states of generator and controller, and the factors, before the first bin.
     co_posterior
@@ -181,6 +182,8 @@ def run_decoder(
             co_weight=cell.co_linear.weight,
             co_bias=cell.co_linear.bias,
         )
+        if len(ci) < len(ext_input) and _is_recorded(args):
+            args = args._replace(ci=args.ci.repeat_interleave(len(ext_input) // len(ci), dim=0))
     draws = draw(cell, args, co_posterior) if draws is None else draws
     outputs = _Decoder.apply(kernels, cell.gen_cell.clip_value, draws, _is_recorded(args), *args)
     if not cell.use_con:

@@ -130,20 +130,9 @@ static inline V load(const T* p) {
   return v;
 }
 
-template <class T>
-static Index non_zeros(const T* row, Index n, int* index, T* value) {
-  Index count = 0;
-  for (Index j = 0; j < n; j++) {
-    index[count] = int(j);
-    value[count] = row[j];
-    count += row[j] != 0;
-  }
-  return count;
-}
-
 // out = sum of value[i] * matrix[index[i]], for N vectors of a row.
 template <int N, class T>
-static inline void gather_block(const T* matrix, Index ld, const int* index, const T* value,
+static inline void gather_block(const T* matrix, Index ld, const int32_t* index, const T* value,
                                 Index count, T* out, Index n) {
   typedef typename Vector<T>::type V;
   V sum[N];
@@ -159,7 +148,7 @@ static inline void gather_block(const T* matrix, Index ld, const int* index, con
 }
 
 template <class T>
-static void gather(const T* matrix, Index ld, const int* index, const T* value, Index count, T* out,
+static void gather(const T* matrix, Index ld, const int32_t* index, const T* value, Index count, T* out,
                    Index n) {
   const Index block = 8 * Vector<T>::size;
   Index j = 0;
@@ -183,7 +172,7 @@ static void gather(const T* matrix, Index ld, const int* index, const T* value, 
 
 // matrix[index[i]] += value[i] * row.
 template <class T>
-static void scatter(T* matrix, Index ld, const int* index, const T* value, Index count,
+static void scatter(T* matrix, Index ld, const int32_t* index, const T* value, Index count,
                     const T* row, Index n) {
   for (Index i = 0; i < count; i++) {
     T* __restrict__ to = matrix + index[i] * ld;
@@ -258,23 +247,22 @@ struct Unit {
     const Index h = size;
     product<T>(false, rows, 2 * h, h, before, h, to_zr.data(), 2 * h, 1, gates, 3 * h);
     for (Index i = 0; i < rows; i++) {
-      T* __restrict__ g = gates + i * 3 * h;
+      T* __restrict__ zr = gates + i * 3 * h;
+      const T *r = zr + h, *old = before + i * h;
       T* __restrict__ out = reset + i * h;
-      const T* __restrict__ old = before + i * h;
-      const T* __restrict__ b = bias;
-      for (Index j = 0; j < 2 * h; j++) g[j] = sigmoid(g[j] + b[j]);
-      for (Index j = 0; j < h; j++) out[j] = g[h + j] * old[j];
+      for (Index j = 0; j < 2 * h; j++) zr[j] = sigmoid(zr[j] + bias[j]);
+      for (Index j = 0; j < h; j++) out[j] = r[j] * old[j];
     }
     product<T>(false, rows, h, h, reset, h, to_n.data(), h, 1, gates + 2 * h, 3 * h);
     for (Index i = 0; i < rows; i++) {
-      T* __restrict__ g = gates + i * 3 * h;
+      const T *z = gates + i * 3 * h, *old = before + i * h, *b = bias + 2 * h;
+      T* __restrict__ n = gates + i * 3 * h + 2 * h;
       T* __restrict__ out = after + i * h;
-      const T* __restrict__ old = before + i * h;
-      const T* __restrict__ b = bias + 2 * h;
+#pragma GCC ivdep
       for (Index j = 0; j < h; j++) {
-        const T n = hyperbolic(g[2 * h + j] + b[j]);
-        g[2 * h + j] = n;
-        out[j] = n + g[j] * (old[j] - n);
+        const T value = hyperbolic(n[j] + b[j]);
+        n[j] = value;
+        out[j] = value + z[j] * (old[j] - value);
       }
       if (clips)
         for (Index j = 0; j < h; j++) out[j] = std::min(std::max(out[j], -clip), clip);
@@ -288,44 +276,38 @@ struct Unit {
             T* grad_reset, T* grad_bias) const {
     const Index h = size;
     for (Index i = 0; i < rows; i++) {
-      const T* __restrict__ g = gates + i * 3 * h;
-      const T* __restrict__ old = before + i * h;
-      T* __restrict__ d = carry + i * h;
-      T* __restrict__ dg = grads + i * 3 * h;
-      T* __restrict__ s = states + i * h;
-      T* __restrict__ rs = resets + i * h;
-      T* __restrict__ db = grad_bias;
+      const T *z = gates + i * 3 * h, *r = z + h, *n = r + h, *old = before + i * h;
+      T *d = carry + i * h, *dz = grads + i * 3 * h, *dn = dz + 2 * h;
+      T *state = states + i * h, *reset = resets + i * h;
+      T *bias_z = grad_bias, *bias_n = grad_bias + 2 * h;
       if (clips)
         for (Index j = 0; j < h; j++) {
-          const T n = g[2 * h + j], free = n + g[j] * (old[j] - n);
+          const T free = n[j] + z[j] * (old[j] - n[j]);
           d[j] = free > clip || free < -clip ? T(0) : d[j];
         }
+#pragma GCC ivdep
       for (Index j = 0; j < h; j++) {
-        const T z = g[j], n = g[2 * h + j], hp = old[j], dh = d[j];
-        const T rest = dh * (1 - z);
-        const T dz = rest * z * (hp - n), dn = rest * (1 - n * n);
-        dg[j] = dz;
-        dg[2 * h + j] = dn;
-        db[j] += dz;
-        db[2 * h + j] += dn;
-        d[j] = dh * z;
-        s[j] = hp;
-        rs[j] = g[h + j] * hp;
+        const T rest = d[j] * (1 - z[j]);
+        const T to_z = rest * z[j] * (old[j] - n[j]), to_n = rest * (1 - n[j] * n[j]);
+        dz[j] = to_z;
+        dn[j] = to_n;
+        bias_z[j] += to_z;
+        bias_n[j] += to_n;
+        d[j] *= z[j];
+        state[j] = old[j];
+        reset[j] = r[j] * old[j];
       }
     }
     product<T>(false, rows, h, h, grads + 2 * h, 3 * h, weight + 2 * h * h, h, 0, grad_reset, h);
     for (Index i = 0; i < rows; i++) {
-      const T* __restrict__ r = gates + i * 3 * h + h;
-      const T* __restrict__ rs = resets + i * h;
-      const T* __restrict__ dr = grad_reset + i * h;
-      T* __restrict__ d = carry + i * h;
-      T* __restrict__ dg = grads + i * 3 * h + h;
-      T* __restrict__ db = grad_bias + h;
+      const T *r = gates + i * 3 * h + h, *reset = resets + i * h, *from = grad_reset + i * h;
+      T *d = carry + i * h, *dr = grads + i * 3 * h + h, *bias_r = grad_bias + h;
+#pragma GCC ivdep
       for (Index j = 0; j < h; j++) {
-        const T grad = dr[j] * rs[j] * (1 - r[j]);
-        dg[j] = grad;
-        db[j] += grad;
-        d[j] += dr[j] * r[j];
+        const T to_r = from[j] * reset[j] * (1 - r[j]);
+        dr[j] = to_r;
+        bias_r[j] += to_r;
+        d[j] += from[j] * r[j];
       }
     }
     product<T>(false, rows, h, 2 * h, grads, 3 * h, weight, h, 1, carry, h);
@@ -427,39 +409,77 @@ struct GRUSizes {
   double clip;
 };
 
+// Inputs without their zeros: those of trial b in bin t are first[t B + b] to first[t B + b + 1].
 template <class T>
-static bool is_sparse(const GRUSizes& s, const T* inputs) {
-  Index count = 0, bins = 0;
-  const Index every = std::max<Index>(1, s.trials * s.bins / 4096);
-  for (Index i = 0; i < s.trials * s.bins; i += every, bins++) {
-    const T* row = inputs + i / s.bins * s.input_trial + i % s.bins * s.input_bin;
-    for (Index j = 0; j < s.inputs; j++) count += row[j] != 0;
-  }
-  return count * 4 < bins * s.inputs;
+struct Sparse {
+  const int32_t *first, *index;
+  const T* value;
+};
+
+// Write where every row would begin; return the number of all that is not zero.
+template <class T>
+static Index count_inputs(const GRUSizes& s, const T* inputs, int32_t* first) {
+  divide(s.trials, int(s.threads), [&](Index from, Index rows, Index) {
+    for (Index b = from; b < from + rows; b++)
+      for (Index t = 0; t < s.bins; t++) {
+        const T* row = inputs + b * s.input_trial + t * s.input_bin;
+        int32_t count = 0;
+        for (Index j = 0; j < s.inputs; j++) count += row[j] != 0;
+        first[t * s.trials + b + 1] = count;
+      }
+  });
+  Index total = first[0] = 0;
+  for (Index i = 1; i <= s.trials * s.bins; i++) first[i] = int32_t(total += first[i]);
+  return total;
+}
+
+template <class T>
+static void compress_inputs(const GRUSizes& s, const T* inputs, const int32_t* first,
+                            int32_t* index, T* value) {
+  const Index group = 8;  // are looked at together, as mostly all of them are zero
+  divide(s.trials, int(s.threads), [&](Index from, Index rows, Index) {
+    for (Index b = from; b < from + rows; b++)
+      for (Index t = 0; t < s.bins; t++) {
+        const T* row = inputs + b * s.input_trial + t * s.input_bin;
+        Index at = first[t * s.trials + b];
+        for (Index j = 0; j < s.inputs; j += group) {
+          const Index end = std::min(j + group, s.inputs);
+          int any = 0;
+          if (end - j == group)
+            for (Index k = 0; k < group; k++) any |= row[j + k] != 0;
+          else
+            any = 1;
+          if (!any) continue;
+          for (Index k = j; k < end; k++)
+            if (row[k] != 0) {
+              index[at] = int32_t(k);
+              value[at++] = row[k];
+            }
+        }
+      }
+  });
 }
 
 template <class T>
 static void gru_forward(const GRUSizes& s, const T* inputs, const T* weight_ih, const T* weight_hh,
-                        const T* bias, T* states, T* gates) {
+                        const T* bias, const Sparse<T>& sparse, T* states, T* gates) {
   const Index h = s.units, d = s.inputs, b = s.trials;
   const Unit<T> unit(h, weight_hh, bias, true, s.clips != 0, s.clip);
   const std::vector<T> projection = transpose(weight_ih, 3 * h, d, d, Vector<T>::size);
   const Index ld = (3 * h + Vector<T>::size - 1) / Vector<T>::size * Vector<T>::size;
-  const bool sparse = is_sparse(s, inputs);
   divide(b, int(s.threads), [&](Index first, Index rows, Index) {
     Scratch scratch;
     T* reset = scratch.take<T>(rows * h);
-    int* index = scratch.take<int>(d + 1);
-    T* value = scratch.take<T>(d + 1);
     T* unsaved = gates ? nullptr : scratch.take<T>(rows * 3 * h);
     for (Index k = 0; k < s.bins; k++) {
       const Index t = s.reverse ? s.bins - 1 - k : k;
       const T* x = inputs + first * s.input_trial + t * s.input_bin;
       T* g = gates ? gates + (t * b + first) * 3 * h : unsaved;
-      if (sparse)
+      if (sparse.first)
         for (Index i = 0; i < rows; i++) {
-          const Index count = non_zeros(x + i * s.input_trial, d, index, value);
-          gather(projection.data(), ld, index, value, count, g + i * 3 * h, 3 * h);
+          const int32_t* at = sparse.first + t * b + first + i;
+          gather(projection.data(), ld, sparse.index + at[0], sparse.value + at[0], at[1] - at[0],
+                 g + i * 3 * h, 3 * h);
         }
       else
         product<T>(false, rows, 3 * h, d, x, s.input_trial, projection.data(), ld, 0, g, 3 * h);
@@ -472,11 +492,10 @@ static void gru_forward(const GRUSizes& s, const T* inputs, const T* weight_ih, 
 
 template <class T>
 static void gru_backward(const GRUSizes& s, const T* inputs, const T* weight_ih,
-                         const T* weight_hh, const T* states, const T* gates, const T* grad_states,
-                         T* carry, T* grad_inputs, T* grad_ih, T* grad_hh, T* grad_bias) {
+                         const T* weight_hh, const Sparse<T>& sparse, const T* states,
+                         const T* gates, const T* grad_states, T* carry, T* grad_inputs, T* grad_ih, T* grad_hh, T* grad_bias) {
   const Index h = s.units, d = s.inputs, b = s.trials;
   const Unit<T> unit(h, weight_hh, nullptr, false, s.clips != 0, s.clip);
-  const bool sparse = is_sparse(s, inputs);
   const Index chunks = n_chunks(b, int(s.threads));
   Sums<T> sums_ih(chunks, 3 * h * d), sums_hh(chunks, 3 * h * h), sums_bias(chunks, 3 * h);
   divide(b, int(s.threads), [&](Index first, Index rows, Index chunk) {
@@ -488,10 +507,8 @@ static void gru_backward(const GRUSizes& s, const T* inputs, const T* weight_ih,
     T* grads = scratch.take<T>(slots * rows * 3 * h);
     T* olds = scratch.take<T>(slots * rows * h);
     T* resets = scratch.take<T>(slots * rows * h);
-    T* dense = sparse ? nullptr : scratch.take<T>(slots * rows * d);
+    T* dense = sparse.first ? nullptr : scratch.take<T>(slots * rows * d);
     T* grad_reset = scratch.take<T>(rows * h);
-    int* index = scratch.take<int>(d + 1);
-    T* value = scratch.take<T>(d + 1);
     T* own_carry = carry + first * h;
     Index slot = 0;
     for (Index k = s.bins - 1; k >= 0; k--) {
@@ -505,10 +522,11 @@ static void gru_backward(const GRUSizes& s, const T* inputs, const T* weight_ih,
                  own_carry);
       unit.back(rows, g, before, own_carry, dg, olds + slot * rows * h, resets + slot * rows * h,
                 grad_reset, own_bias);
-      if (sparse)
+      if (sparse.first)
         for (Index i = 0; i < rows; i++) {
-          const Index count = non_zeros(x + i * s.input_trial, d, index, value);
-          scatter(own_ih, 3 * h, index, value, count, dg + i * 3 * h, 3 * h);
+          const int32_t* at = sparse.first + t * b + first + i;
+          scatter(own_ih, 3 * h, sparse.index + at[0], sparse.value + at[0], at[1] - at[0],
+                  dg + i * 3 * h, 3 * h);
         }
       else
         copy_rows(rows, d, x, s.input_trial, dense + slot * rows * d, d);
@@ -517,7 +535,7 @@ static void gru_backward(const GRUSizes& s, const T* inputs, const T* weight_ih,
                    grad_inputs + (first * s.bins + t) * d, s.bins * d);
       if (++slot == slots || k == 0) {
         unit.weight_gradient(slot * rows, grads, olds, resets, own_hh);
-        if (!sparse)
+        if (!sparse.first)
           product<T>(true, 3 * h, d, slot * rows, grads, 3 * h, dense, d, 1, own_ih, d);
         slot = 0;
       }
@@ -525,7 +543,7 @@ static void gru_backward(const GRUSizes& s, const T* inputs, const T* weight_ih,
   });
   sums_hh.add_up(grad_hh);
   sums_bias.add_up(grad_bias);
-  if (!sparse) return sums_ih.add_up(grad_ih);
+  if (!sparse.first) return sums_ih.add_up(grad_ih);
   std::vector<T> by_input(size_t(3 * h * d));
   sums_ih.add_up(by_input.data());
   for (Index i = 0; i < 3 * h; i++)
@@ -535,7 +553,7 @@ static void gru_backward(const GRUSizes& s, const T* inputs, const T* weight_ih,
 // ---------------------------------------------------------------- decoder
 
 struct DecoderSizes {
-  Index trials, bins, ci, con, co, ext, gen, fac;
+  Index trials, repeats, bins, ci, con, co, ext, gen, fac;
   Index ci_trial, ci_bin;                  // strides of the controller inputs (B, T, C)
   Index ext_trial, ext_bin;                // and of the external inputs (B, T, E)
   int64_t clips_con, clips_gen, threads;
@@ -582,6 +600,8 @@ static void decoder_forward(const DecoderSizes& s, const DecoderArrays<T>& a) {
     T* kept_f = scratch.take<T>(rows * s.fac);
     T* kept_g = scratch.take<T>(rows * s.gen);
     T* gen_unsaved = a.gen_gates ? nullptr : scratch.take<T>(rows * g3);
+    T* shared = use_con && s.repeats > 1 ? scratch.take<T>(rows * c3) : nullptr;
+    const auto owner = [&](Index trial) { return trial / s.repeats; };
     T* con_unsaved = a.con_gates || !use_con ? nullptr : scratch.take<T>(rows * c3);
     for (Index t = 0; t < s.bins; t++) {
       const Index row = t * b + first, next = row + b;
@@ -590,8 +610,15 @@ static void decoder_forward(const DecoderSizes& s, const DecoderArrays<T>& a) {
                 inputs + s.co, n_in);
       if (use_con) {
         T* gates = a.con_gates ? a.con_gates + row * c3 : con_unsaved;
-        product<T>(false, rows, c3, s.ci, a.ci + first * s.ci_trial + t * s.ci_bin, s.ci_trial,
-                   to_con.data(), c3, 0, gates, c3);
+        // Samples of a trial share its controller inputs, and so what these are projected to.
+        T* projected = s.repeats > 1 ? shared : gates;
+        product<T>(false, owner(first + rows - 1) + 1 - owner(first), c3, s.ci,
+                   a.ci + owner(first) * s.ci_trial + t * s.ci_bin, s.ci_trial,
+                   to_con.data(), c3, 0, projected, c3);
+        if (s.repeats > 1)
+          for (Index i = 0; i < rows; i++)
+            copy_rows(1, c3, shared + (owner(first + i) - owner(first)) * c3, c3,
+                      gates + i * c3, c3);
         const T* factors = a.factors + row * s.fac;
         if (a.keep_f) {
           masked(rows, s.fac, factors, a.keep_f + row * s.fac, scale, kept_f, s.fac);
@@ -786,17 +813,28 @@ int lfads_threaded() {
 }
 
 #define FOR(TYPE, NAME)                                                                           \
+  int64_t lfads_count_inputs_##NAME(const GRUSizes* s, const TYPE* inputs, int32_t* first) {      \
+    return count_inputs<TYPE>(*s, inputs, first);                                                 \
+  }                                                                                               \
+  void lfads_compress_inputs_##NAME(const GRUSizes* s, const TYPE* inputs, const int32_t* first,  \
+                                    int32_t* index, TYPE* value) {                                \
+    compress_inputs<TYPE>(*s, inputs, first, index, value);                                       \
+  }                                                                                               \
   void lfads_gru_forward_##NAME(const GRUSizes* s, const TYPE* inputs, const TYPE* weight_ih,     \
-                                const TYPE* weight_hh, const TYPE* bias, TYPE* states,            \
+                                const TYPE* weight_hh, const TYPE* bias, const int32_t* first,    \
+                                const int32_t* index, const TYPE* value, TYPE* states,            \
                                 TYPE* gates) {                                                    \
-    gru_forward<TYPE>(*s, inputs, weight_ih, weight_hh, bias, states, gates);                     \
+    gru_forward<TYPE>(*s, inputs, weight_ih, weight_hh, bias, {first, index, value}, states,      \
+                      gates);                                                                     \
   }                                                                                               \
   void lfads_gru_backward_##NAME(const GRUSizes* s, const TYPE* inputs, const TYPE* weight_ih,    \
-                                 const TYPE* weight_hh, const TYPE* states, const TYPE* gates,    \
-                                 const TYPE* grad_states, TYPE* carry, TYPE* grad_inputs,         \
-                                 TYPE* grad_ih, TYPE* grad_hh, TYPE* grad_bias) {                 \
-    gru_backward<TYPE>(*s, inputs, weight_ih, weight_hh, states, gates, grad_states, carry,       \
-                       grad_inputs, grad_ih, grad_hh, grad_bias);                                 \
+                                 const TYPE* weight_hh, const int32_t* first,                     \
+                                 const int32_t* index, const TYPE* value, const TYPE* states,     \
+                                 const TYPE* gates, const TYPE* grad_states, TYPE* carry,         \
+                                 TYPE* grad_inputs, TYPE* grad_ih, TYPE* grad_hh,                 \
+                                 TYPE* grad_bias) {                                               \
+    gru_backward<TYPE>(*s, inputs, weight_ih, weight_hh, {first, index, value}, states, gates,    \
+                       grad_states, carry, grad_inputs, grad_ih, grad_hh, grad_bias);             \
   }                                                                                               \
   void lfads_decoder_forward_##NAME(const DecoderSizes* s, const DecoderArrays<TYPE>* a) {        \
     decoder_forward<TYPE>(*s, *a);                                                                \

@@ -31,6 +31,13 @@ class GRUTrace(NamedTuple):
     """(T + 1, B, H) states with the initial one: the first, or the last where time is reversed."""
     gates: Tensor
     """(T, B, 3H)."""
+    first: Tensor | None = None
+    """(T B + 1) where each trial's inputs of a bin begin in ``channel`` and ``value``, where inputs
+    are mostly zeros and are kept without these; else None."""
+    channel: Tensor | None = None
+    """(non-zeros) int32."""
+    value: Tensor | None = None
+    """(non-zeros) inputs."""
 
 
 class DecoderInputs(NamedTuple):
@@ -41,7 +48,8 @@ class DecoderInputs(NamedTuple):
     """
 
     ci: Tensor
-    """(B, T, 2 ci_enc_dim) controller inputs, after dropout."""
+    """(B, T, 2 ci_enc_dim) controller inputs, after dropout. Where there is no backward pass, they
+    may be of fewer trials, (B / S, T, …): S samples of each follow each other."""
     ext: Tensor
     """(B, T, E) external inputs, after dropout."""
     gen_0: Tensor
