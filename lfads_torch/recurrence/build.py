@@ -51,13 +51,15 @@ def load() -> ctypes.CDLL:
             if not path.is_file():
                 _compile(path)
         return _open(path, sgemm, dgemm, set_threads)
-    except PermissionError:
+    except OSError:  # The folder cannot be written to, or nothing loaded from it.
+        pass
+    try:
         with tempfile.TemporaryDirectory(prefix="lfads_torch-") as folder:
             private = Path(folder) / path.name
             _compile(private)
             return _open(private, sgemm, dgemm, set_threads)
     except OSError as error:
-        raise Unavailable(f"{path} cannot be built or loaded: {error}") from error
+        raise Unavailable(f"{path.name} cannot be built or loaded: {error}") from error
 
 
 def library_path() -> Path:

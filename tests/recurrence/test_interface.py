@@ -392,6 +392,35 @@ def test_large_buffers_are_used_again_and_never_shared(name):
     assert all(torch.equal(states, reference) for states in kept)
 
 
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("dense", [True, False])
+def test_many_trials_and_threads(threads, dense):
+    """Trials are divided among threads, and into parts that fit a cache."""
+    torch.manual_seed(0)
+    x = torch.randn(600, 7, 5, dtype=torch.float64)
+    x = x if dense else x * (torch.rand(x.shape) < 0.1)
+    noise = torch.randn(8, 600, 2, dtype=torch.float64)
+    before = torch.get_num_threads()
+    results = []
+    try:
+        for name, n_threads in [("torch", 1), ("compiled", threads)]:
+            torch.set_num_threads(n_threads)
+            gru = gru_of(name, 5, 6)
+            h_0 = torch.ones(600, 6, dtype=torch.float64, requires_grad=True)
+            outputs = gru(x, h_0)
+            cell = randomize_(cell_of(), 1, 0.5)
+            inputs = decoder_inputs(cell, 600, 8, 1, torch.manual_seed(1), torch.float64)
+            kernels = recurrence.choose(name, *inputs)
+            outputs += recurrence.run_decoder(cell, kernels, *inputs, None, Draws(noise))
+            weights = some_weights(outputs, [True] * 8, torch.Generator().manual_seed(1))
+            leaves = [h_0, *gru.parameters(), *inputs, *cell.parameters()]
+            results.append((*outputs, *gradients(outputs, weights, leaves)))
+    finally:
+        torch.set_num_threads(before)
+    for expected, actual in zip(*results, strict=True):
+        assert_close(actual, expected, torch.float64)
+
+
 @implementations
 def test_second_derivatives_are_refused_with_a_remedy(name):
     x = torch.randn(2, 3, 2, requires_grad=True)
