@@ -47,7 +47,10 @@ setup(
     python_requires=">=3.10,<3.14",
     packages=[*find_packages(include=["lfads_torch", "lfads_torch.*"]), "lfads_torch.configs"],
     package_dir={"lfads_torch.configs": "configs"},
-    package_data={"lfads_torch": ["py.typed"], "lfads_torch.configs": ["**/*.yaml"]},
+    package_data={
+        "lfads_torch": ["py.typed", "recurrence/kernels.cpp"],
+        "lfads_torch.configs": ["**/*.yaml"],
+    },
     install_requires=[
         "torch>=2.6",
         "pytorch-lightning>=2.5,<3",

@@ -201,7 +201,11 @@ def constructor_arguments(
         name: build(recipes[name], name, trusted) for name in parts if name not in overrides
     }
     arguments |= overrides
-    lacking = [name for name in names if name not in arguments]
+    lacking = [
+        name
+        for name, parameter in names.items()
+        if name not in arguments and parameter.default is parameter.empty
+    ]
     if lacking:
         raise ValueError(
             f"The checkpoint holds no {', '.join(lacking)}: pass them to load_from_checkpoint."

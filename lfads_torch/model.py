@@ -99,6 +99,9 @@ class LFADS(pl.LightningModule):
         Ramps of the penalties, see :func:`lfads_torch.losses.ramp`.
     l2_ic_enc_scale, l2_ci_enc_scale, l2_gen_scale, l2_con_scale, kl_ic_scale, kl_co_scale
         Weights of the penalties.
+    recurrence
+        How the recurrences are run: ``auto``, ``torch``, ``compiled`` or ``plain``, see
+        :mod:`lfads_torch.recurrence`.
 
     Raises
     ------
@@ -159,6 +162,7 @@ class LFADS(pl.LightningModule):
         kl_increase_epoch: int,
         kl_ic_scale: float,
         kl_co_scale: float,
+        recurrence: str = "auto",
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=list(PARTS))
@@ -186,6 +190,7 @@ class LFADS(pl.LightningModule):
             dropout_rate=dropout_rate,
             cell_clip=cell_clip,
             use_con=self.use_con,
+            recurrence=recurrence,
         )
         self.decoder = Decoder(
             ext_input_dim=ext_input_dim,
@@ -198,6 +203,7 @@ class LFADS(pl.LightningModule):
             dropout_rate=dropout_rate,
             cell_clip=cell_clip,
             use_con=self.use_con,
+            recurrence=recurrence,
         )
         self.ic_prior = ic_prior
         self.co_prior = co_prior

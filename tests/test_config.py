@@ -273,7 +273,7 @@ SHARED = {
     "cell_clip": 5, "loss_scale": 1e4, "recon_reduce_mean": True, "variational": True,
     "lr_stop": 1e-5, "lr_decay": 0.95, "lr_patience": 6, "lr_adam_beta1": 0.9,
     "lr_adam_beta2": 0.999, "weight_decay": 0, "l2_start_epoch": 0, "kl_start_epoch": 0,
-    "l2_ic_enc_scale": 0, "l2_ci_enc_scale": 0,
+    "l2_ic_enc_scale": 0, "l2_ci_enc_scale": 0, "recurrence": "auto",
 }  # fmt: skip
 MASKS = ["train_decode_mask", "valid_decode_mask"]
 CONDITIONS = ["psth", "train_cond_idx", "valid_cond_idx"]

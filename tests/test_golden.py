@@ -24,8 +24,15 @@ def dtype(request):
     torch.set_default_dtype(before)
 
 
-def load_case(name, monkeypatch):
+@pytest.fixture(params=["plain", "torch", "compiled"])
+def recurrence(request):
+    """The implementation of the recurrences."""
+    return request.param
+
+
+def load_case(name, recurrence, monkeypatch):
     config = OmegaConf.load(GOLDEN / f"{name}.yaml")
+    config.model.recurrence = recurrence
     figures = dict(np.load(GOLDEN / f"{name}.npz"))
     model = hydra.utils.instantiate(config.model, _convert_="all")
     state = {k.removeprefix("state/"): t(v) for k, v in figures.items() if k.startswith("state/")}
@@ -56,8 +63,8 @@ def assert_close(actual, expected, dtype, scale=1.0):
 
 
 @pytest.mark.parametrize("name", SINGLE)
-def test_outputs(name, dtype, monkeypatch):
-    model, figures, _ = load_case(name, monkeypatch)
+def test_outputs(name, dtype, recurrence, monkeypatch):
+    model, figures, _ = load_case(name, recurrence, monkeypatch)
     model.eval()
     batch = batch_of(figures)
     with torch.no_grad():
@@ -69,8 +76,8 @@ def test_outputs(name, dtype, monkeypatch):
 
 
 @pytest.mark.parametrize("name", SINGLE)
-def test_loss_logs_and_gradients(name, dtype, monkeypatch):
-    model, figures, logged = load_case(name, monkeypatch)
+def test_loss_logs_and_gradients(name, dtype, recurrence, monkeypatch):
+    model, figures, logged = load_case(name, recurrence, monkeypatch)
     model.train()
     loss = model.training_step({0: (batch_of(figures), ())}, 0)
     loss.backward()
@@ -91,8 +98,8 @@ def test_loss_logs_and_gradients(name, dtype, monkeypatch):
 
 
 @pytest.mark.parametrize("name", [name for name in SINGLE if name != "zig"])
-def test_trajectory(name, dtype, monkeypatch):
-    model, figures, _ = load_case(name, monkeypatch)
+def test_trajectory(name, dtype, recurrence, monkeypatch):
+    model, figures, _ = load_case(name, recurrence, monkeypatch)
     model.train()
     optimizer = model.configure_optimizers()
     batch = {0: (batch_of(figures), ())}
@@ -108,8 +115,8 @@ def test_trajectory(name, dtype, monkeypatch):
     assert_close(losses, figures["trajectory"], dtype)
 
 
-def test_variational(dtype, monkeypatch):
-    model, figures, _ = load_case("variational", monkeypatch)
+def test_variational(dtype, recurrence, monkeypatch):
+    model, figures, _ = load_case("variational", recurrence, monkeypatch)
     model.eval()
     trained = {name for name, p in model.named_parameters() if p.requires_grad}
     assert trained == set(figures["trainable"].tolist())
@@ -124,8 +131,8 @@ def test_variational(dtype, monkeypatch):
     assert abs(kl - figures["kl/co_monte_carlo"]) < 4 * figures["kl/co_standard_error"]
 
 
-def test_two_sessions(dtype, monkeypatch):
-    model, figures, _ = load_case("two_sessions", monkeypatch)
+def test_two_sessions(dtype, recurrence, monkeypatch):
+    model, figures, _ = load_case("two_sessions", recurrence, monkeypatch)
     batches = {s: batch_of(figures, f"in/{s}/") for s in (0, 1)}
     with torch.no_grad():
         model.eval()

@@ -25,6 +25,7 @@ ARGUMENTS = [
     "lr_adam_beta1", "lr_adam_beta2", "lr_adam_epsilon", "weight_decay", "l2_start_epoch",
     "l2_increase_epoch", "l2_ic_enc_scale", "l2_ci_enc_scale", "l2_gen_scale", "l2_con_scale",
     "kl_start_epoch", "kl_increase_epoch", "kl_ic_scale", "kl_co_scale",
+    "recurrence",
 ]  # fmt: skip
 
 

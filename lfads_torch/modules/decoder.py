@@ -1,6 +1,7 @@
 """From the initial condition and the controller's inputs to the factors."""
 
 from collections.abc import Callable
+from types import ModuleType
 from typing import NamedTuple
 
 import torch
@@ -8,6 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from lfads_torch import recurrence as fused
+from lfads_torch.modules.dropout import Dropout
 from lfads_torch.modules.initializers import init_linear_
 from lfads_torch.modules.recurrent import ClippedGRUCell
 
@@ -93,7 +96,7 @@ class DecoderCell(nn.Module):
     ) -> None:
         super().__init__()
         self.use_con = use_con
-        self.dropout = nn.Dropout(dropout_rate)
+        self.dropout = Dropout(dropout_rate)
         self.gen_cell = ClippedGRUCell(
             (co_dim if use_con else 0) + ext_input_dim, gen_dim, cell_clip
         )
@@ -144,10 +147,14 @@ class DecoderCell(nn.Module):
 
 
 class DecoderRNN(nn.Module):
-    """A :class:`DecoderCell` run over time."""
+    """A :class:`DecoderCell` run over time.
 
-    def __init__(self, cell: DecoderCell) -> None:
+    ``recurrence`` says how, see :mod:`lfads_torch.recurrence`.
+    """
+
+    def __init__(self, cell: DecoderCell, recurrence: str = "auto") -> None:
         super().__init__()
+        self.recurrence = fused.check_choice(recurrence)
         self.cell = cell
 
     def forward(
@@ -159,13 +166,54 @@ class DecoderRNN(nn.Module):
     ) -> DecoderState:
         """Run over ci (B, T, 2 ci_enc_dim) and ext_input (B, T, ext_input_dim).
 
+        Of fewer trials in ci, (B / S, T, …), S samples each follow each other.
         Returns a :class:`DecoderState` whose fields have a time axis: (B, T, …).
         """
+        kernels = self._kernels(ci, ext_input, state, co_posterior)
+        if kernels is not None:
+            start = state.gen_state, state.con_state, state.factor
+            return DecoderState(
+                *fused.run_decoder(self.cell, kernels, ci, ext_input, *start, co_posterior)
+            )
+        if len(ci) < len(ext_input):
+            ci = ci.repeat_interleave(len(ext_input) // len(ci), dim=0)
         states = []
         for ci_t, ext_t in zip(ci.unbind(1), ext_input.unbind(1), strict=True):
             state = self.cell(ci_t, ext_t, state, co_posterior)
             states.append(state)
         return DecoderState(*(torch.stack(field, dim=1) for field in zip(*states, strict=True)))
+
+    def _kernels(
+        self,
+        ci: Tensor,
+        ext_input: Tensor,
+        state: DecoderState,
+        co_posterior: MakePosterior | None,
+    ) -> ModuleType | None:
+        """Return what runs the whole sequence at once, None where it is to be done by steps."""
+        if not _is_original(self.cell):
+            return None
+        if co_posterior is not None and not getattr(co_posterior, "location_scale", False):
+            return None
+        return fused.choose(self.recurrence, ext_input, ci, *state, *self.cell.parameters())
+
+
+def _is_original(cell: DecoderCell) -> bool:
+    """Return whether a cell and all of its parts are those of this library, as they are."""
+    parts: dict[str, type[nn.Module]] = {
+        "dropout": Dropout,
+        "gen_cell": ClippedGRUCell,
+        "fac_linear": KernelNormalizedLinear,
+    }
+    if cell.use_con:
+        parts |= {"con_cell": ClippedGRUCell, "co_linear": nn.Linear}
+    original = fused.is_original(cell, DecoderCell) and all(
+        fused.is_original(getattr(cell, name), cls) for name, cls in parts.items()
+    )
+    if not original or cell.fac_linear.bias is not None:
+        return False
+    same_clip = not cell.use_con or cell.con_cell.clip_value == cell.gen_cell.clip_value
+    return same_clip and (not cell.use_con or cell.co_linear.bias is not None)
 
 
 class Decoder(nn.Module):
@@ -179,6 +227,8 @@ class Decoder(nn.Module):
         Dimensions of the initial condition.
     ext_input_dim, ci_enc_dim, con_dim, co_dim, gen_dim, fac_dim, dropout_rate, cell_clip, use_con
         As for :class:`DecoderCell`.
+    recurrence
+        How the recurrence is run, see :mod:`lfads_torch.recurrence`.
     """
 
     def __init__(
@@ -194,6 +244,7 @@ class Decoder(nn.Module):
         dropout_rate: float,
         cell_clip: float,
         use_con: bool,
+        recurrence: str = "auto",
     ) -> None:
         super().__init__()
         self.use_con = use_con
@@ -212,7 +263,8 @@ class Decoder(nn.Module):
                 dropout_rate=dropout_rate,
                 cell_clip=cell_clip,
                 use_con=use_con,
-            )
+            ),
+            recurrence,
         )
 
     def forward(
@@ -229,7 +281,8 @@ class Decoder(nn.Module):
         ic_samp
             (B, ic_dim) initial conditions.
         ci
-            (B, T_rec, 2 ci_enc_dim) controller inputs.
+            (B, T_rec, 2 ci_enc_dim) controller inputs; or, where S samples of each trial follow
+            each other in the other arguments, those of each trial once, (B / S, T_rec, …).
         ext_input
             (B, T_rec, ext_input_dim) external inputs.
         co_posterior

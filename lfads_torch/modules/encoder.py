@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lfads_torch.modules.dropout import Dropout
 from lfads_torch.modules.initializers import init_linear_
 from lfads_torch.modules.recurrent import BidirectionalClippedGRU
 
@@ -33,6 +34,8 @@ class Encoder(nn.Module):
         Dropout, and the largest magnitude of a recurrent state.
     use_con
         Whether there is a controller to feed.
+    recurrence
+        How the recurrences are run, see :mod:`lfads_torch.recurrence`.
     """
 
     def __init__(
@@ -50,6 +53,7 @@ class Encoder(nn.Module):
         dropout_rate: float,
         cell_clip: float,
         use_con: bool,
+        recurrence: str = "auto",
     ) -> None:
         super().__init__()
         self.encod_seq_len = encod_seq_len
@@ -58,14 +62,14 @@ class Encoder(nn.Module):
         self.ci_lag = ci_lag
         self.ic_post_var_min = ic_post_var_min
         self.use_con = use_con
-        self.dropout = nn.Dropout(dropout_rate)
+        self.dropout = Dropout(dropout_rate)
         self.ic_enc_h0 = nn.Parameter(torch.zeros(2, 1, ic_enc_dim))
-        self.ic_enc = BidirectionalClippedGRU(encod_data_dim, ic_enc_dim, cell_clip)
+        self.ic_enc = BidirectionalClippedGRU(encod_data_dim, ic_enc_dim, cell_clip, recurrence)
         self.ic_linear = nn.Linear(2 * ic_enc_dim, 2 * ic_dim)
         init_linear_(self.ic_linear)
         if use_con:
             self.ci_enc_h0 = nn.Parameter(torch.zeros(2, 1, ci_enc_dim))
-            self.ci_enc = BidirectionalClippedGRU(encod_data_dim, ci_enc_dim, cell_clip)
+            self.ci_enc = BidirectionalClippedGRU(encod_data_dim, ci_enc_dim, cell_clip, recurrence)
 
     def forward(self, data: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Encode data (B, T_enc, N_enc).

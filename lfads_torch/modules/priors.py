@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal, StudentT
 
+from lfads_torch.recurrence import location_scale
+
 
 class Prior(nn.Module, ABC):
     """What a prior must offer."""
@@ -63,6 +65,7 @@ def _mean_over_trials(kl: Tensor) -> Tensor:
 class Null(Prior):
     """No prior: the divergence is zero. For models that are not variational."""
 
+    @location_scale
     def make_posterior(self, mean: Tensor, std: Tensor) -> Distribution:
         """Return a normal distribution with a diagonal covariance."""
         return _diagonal_normal(mean, std)
@@ -105,6 +108,7 @@ class MultivariateNormal(Prior):
         """The fixed variance, of the prior's shape."""
         return self.logvar.exp()
 
+    @location_scale
     def make_posterior(self, mean: Tensor, std: Tensor) -> Distribution:
         """Return a normal distribution with a diagonal covariance."""
         return _diagonal_normal(mean, std)
@@ -165,6 +169,7 @@ class AutoregressiveMultivariateNormal(Prior):
         """(D) noise variances."""
         return self.lognvars.exp()
 
+    @location_scale
     def make_posterior(self, mean: Tensor, std: Tensor) -> Distribution:
         """Return a normal distribution with a diagonal covariance."""
         return _diagonal_normal(mean, std)
@@ -250,6 +255,7 @@ class MultivariateStudentT(Prior):
         """The scale, of the prior's shape."""
         return self.logscale.exp()
 
+    @location_scale
     def make_posterior(self, mean: Tensor, std: Tensor) -> Distribution:
         """Return a Student-t distribution whose location is ``mean`` and whose scale is ``std``."""
         df = torch.full_like(mean, self.df)

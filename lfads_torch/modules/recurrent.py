@@ -6,10 +6,13 @@ appendix; the reference implementation): the update gate keeps the *old* state, 
 """
 
 import math
+from types import ModuleType
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from lfads_torch import recurrence as fused
 
 
 class ClippedGRUCell(nn.Module):
@@ -87,10 +90,20 @@ class ClippedGRUCell(nn.Module):
 
 
 class ClippedGRU(nn.Module):
-    """A :class:`ClippedGRUCell` with encoder initialisation, run over time."""
+    """A :class:`ClippedGRUCell` with encoder initialisation, run over time.
 
-    def __init__(self, input_size: int, hidden_size: int, clip_value: float = math.inf) -> None:
+    ``recurrence`` says how, see :mod:`lfads_torch.recurrence`.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        clip_value: float = math.inf,
+        recurrence: str = "auto",
+    ) -> None:
         super().__init__()
+        self.recurrence = fused.check_choice(recurrence)
         self.cell = ClippedGRUCell(input_size, hidden_size, clip_value, is_encoder=True)
 
     def forward(self, input: Tensor, h_0: Tensor) -> tuple[Tensor, Tensor]:
@@ -98,6 +111,9 @@ class ClippedGRU(nn.Module):
 
         Returns the states (B, T, H) and the last of them (B, H).
         """
+        kernels = self._kernels(input, h_0)
+        if kernels is not None:
+            return fused.run_gru(self.cell, kernels, input, h_0)
         hidden = h_0
         states = []
         for projected in self.cell.project(input).unbind(1):
@@ -105,14 +121,34 @@ class ClippedGRU(nn.Module):
             states.append(hidden)
         return torch.stack(states, dim=1), hidden
 
+    def backwards(self, input: Tensor, h_0: Tensor) -> tuple[Tensor, Tensor]:
+        """Run against time, from the last bin to the first; states are in the order of time."""
+        kernels = self._kernels(input, h_0)
+        if kernels is not None:
+            return fused.run_gru(self.cell, kernels, input, h_0, reverse=True)
+        states, final = self(input.flip(1), h_0)
+        return states.flip(1), final
+
+    def _kernels(self, input: Tensor, h_0: Tensor) -> ModuleType | None:
+        """Return what runs the whole sequence at once, None where it is to be done by steps."""
+        if not fused.is_original(self.cell, ClippedGRUCell):
+            return None
+        return fused.choose(self.recurrence, input, h_0, *self.cell.parameters())
+
 
 class BidirectionalClippedGRU(nn.Module):
     """Two :class:`ClippedGRU`, one of which runs backwards in time."""
 
-    def __init__(self, input_size: int, hidden_size: int, clip_value: float = math.inf) -> None:
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        clip_value: float = math.inf,
+        recurrence: str = "auto",
+    ) -> None:
         super().__init__()
-        self.fwd_gru = ClippedGRU(input_size, hidden_size, clip_value)
-        self.bwd_gru = ClippedGRU(input_size, hidden_size, clip_value)
+        self.fwd_gru = ClippedGRU(input_size, hidden_size, clip_value, recurrence)
+        self.bwd_gru = ClippedGRU(input_size, hidden_size, clip_value, recurrence)
 
     def forward(
         self, input: Tensor, h_0: Tensor
@@ -123,8 +159,12 @@ class BidirectionalClippedGRU(nn.Module):
         the final state of either direction, each (B, H).
         """
         fwd_states, fwd_final = self.fwd_gru(input, h_0[0])
-        bwd_states, bwd_final = self.bwd_gru(input.flip(1), h_0[1])
-        return (fwd_states, bwd_states.flip(1)), (fwd_final, bwd_final)
+        if fused.is_original(self.bwd_gru, ClippedGRU):
+            bwd_states, bwd_final = self.bwd_gru.backwards(input, h_0[1])
+        else:
+            flipped, bwd_final = self.bwd_gru(input.flip(1), h_0[1])
+            bwd_states = flipped.flip(1)
+        return (fwd_states, bwd_states), (fwd_final, bwd_final)
 
     def recurrent_weights(self) -> list[Tensor]:
         """Return the recurrent matrices (3H, H) that the L2 penalty counts."""

@@ -14,9 +14,15 @@ from torch import Tensor
 from lfads_torch.datamodules import BasicDataModule, load_session
 from lfads_torch.metrics import r2_score, regional_bits_per_spike
 from lfads_torch.model import LFADS
+from lfads_torch.modules.decoder import Decoder, DecoderRNN
 from lfads_torch.modules.recons import Poisson
+from lfads_torch.recurrence import is_original
 from lfads_torch.tuples import Encoding, SessionBatch, SessionOutput
 from lfads_torch.utils import move_aside, send_batch_to_device
+
+_ROWS = 256
+"""Samples that a CPU decodes together; with more, their states leave its cache."""
+_ROWS_ON_A_DEVICE = 16384
 
 
 def run_posterior_sampling(
@@ -177,20 +183,19 @@ def _sample_session(
         for split, loader in datamodule.predict_dataloader()[i].items():
             first, n_trials = 0, len(getattr(datamodule, f"{split}_ds")[i])
             for batch, _ in loader:
-                trials = slice(first, first + len(batch.encod_data))
                 batch = model.infer_aug_stack.process_batch(
                     send_batch_to_device(batch, model.device)
                 )
-                for name, index, values in sampling.run(model, session, batch):
+                for name, trials, samples, values in sampling.run(model, session, batch):
                     key = f"{split}_{name}"
                     if key not in file:
                         shape = (n_trials, *values.shape[1:])
-                        if index is not None:
-                            shape = (shape[0], sampling.num_samples, *shape[2:])
+                        if samples is not None:
+                            shape = (n_trials, sampling.num_samples, *values.shape[2:])
                         file.create_dataset(key, shape, dtype=values.dtype)
-                    where = trials if index is None else (trials, index)
-                    file[key][where] = values
-                first = trials.stop
+                    rows = slice(first + trials.start, first + trials.stop)
+                    file[key][rows if samples is None else (rows, samples)] = values
+                first += len(batch.encod_data)
     move_aside(path)
     os.replace(partial, path)
     return path
@@ -225,57 +230,65 @@ class _Sampling:
     @torch.no_grad()
     def run(
         self, model: LFADS, session: int, batch: SessionBatch
-    ) -> Iterator[tuple[str, slice | None, np.ndarray]]:
-        """Yield names, which samples they are of (None: of all), and values by trial."""
+    ) -> Iterator[tuple[str, slice, slice | None, np.ndarray]]:
+        """Yield names, which trials and samples they are of (None: of all), and values by trial.
+
+        All trials are encoded together, and then decoded some at a time.
+        """
         encoding = model.encode({session: batch})
         n_trials = len(encoding.ic_mean)
-        chunk = self._samples_at_once(model, n_trials, batch.recon_data.shape[2])
-        moments = [_Moments() for _ in SessionOutput._fields]
-        for first in range(0, self.num_samples, chunk):
-            n_samples = min(chunk, self.num_samples - first)
-            output = model.decode(
-                _repeat(encoding, n_samples), sample_posteriors=model.hparams.variational
-            )[session]
-            for field, moment, values in zip(output._fields, moments, output, strict=True):
-                values = values.unflatten(0, (n_trials, n_samples))
-                moment.update(values)
-                if self.save_samples:
-                    yield f"{field}_samples", slice(first, first + n_samples), _numpy(values)
-        for field, moment in zip(SessionOutput._fields, moments, strict=True):
-            yield field, None, _numpy(moment.mean)
-            if self.save_std:
-                yield f"{field}_std", None, _numpy(moment.std)
+        n_rows = self._rows_at_once(model, batch.recon_data.shape[2])
+        few = max(1, n_rows // self.num_samples)  # trials at a time
+        chunk = min(self.num_samples, n_rows)  # samples at a time
+        for start in range(0, n_trials, few):
+            trials = slice(start, min(start + few, n_trials))
+            moments = [_Moments(self.save_std) for _ in SessionOutput._fields]
+            for first in range(0, self.num_samples, chunk):
+                n_samples = min(chunk, self.num_samples - first)
+                output = model.decode(
+                    _repeat(model, encoding, session, trials, n_samples),
+                    sample_posteriors=model.hparams.variational,
+                )[session]
+                for field, moment, values in zip(output._fields, moments, output, strict=True):
+                    values = values.unflatten(0, (-1, n_samples))
+                    moment.update(values)
+                    if self.save_samples:
+                        samples = slice(first, first + n_samples)
+                        yield f"{field}_samples", trials, samples, _numpy(values)
+            for field, moment in zip(SessionOutput._fields, moments, strict=True):
+                yield field, trials, None, _numpy(moment.mean)
+                if self.save_std:
+                    yield f"{field}_std", trials, None, _numpy(moment.std)
 
-    def _samples_at_once(self, model: LFADS, n_trials: int, n_channels: int) -> int:
-        """Return how many samples of a batch of trials may be decoded together."""
+    def _rows_at_once(self, model: LFADS, n_channels: int) -> int:
+        """Return how many samples, of whatever trials, may be decoded together."""
         hps = model.hparams
         # A bin holds the fields of SessionOutput, and a few copies of the states on the way.
         per_bin = 3 * (hps.gen_dim + hps.con_dim + hps.co_dim + hps.fac_dim)
         per_bin += 3 * n_channels + 2 * hps.ci_enc_dim + 2 * hps.ext_input_dim
         itemsize = next(model.parameters()).element_size()
-        per_sample = n_trials * hps.recon_seq_len * per_bin * itemsize
-        return max(1, int(self.max_memory_gb * 1e9 / per_sample))
+        per_row = hps.recon_seq_len * per_bin * itemsize
+        most = _ROWS if model.device.type == "cpu" else _ROWS_ON_A_DEVICE
+        return max(1, min(most, int(self.max_memory_gb * 1e9 / per_row)))
 
 
 class _Moments:
     """Mean and standard deviation over samples that come in parts (Chan et al. 1983)."""
 
-    def __init__(self) -> None:
+    def __init__(self, with_squares: bool) -> None:
+        self.with_squares = with_squares
         self.count = 0
         self.mean: Tensor = torch.zeros(())
         self.squares: Tensor = torch.zeros(())
 
     def update(self, values: Tensor) -> None:
         """Add values (trials, samples, …)."""
-        count = values.shape[1]
-        mean = values.mean(dim=1)
-        squares = ((values - mean.unsqueeze(1)) ** 2).sum(dim=1)
-        if self.count == 0:
-            self.count, self.mean, self.squares = count, mean, squares
-            return
+        count, mean = values.shape[1], values.mean(dim=1)
         total = self.count + count
         delta = mean - self.mean
-        self.squares = self.squares + squares + delta**2 * (self.count * count / total)
+        if self.with_squares:
+            squares = ((values - mean.unsqueeze(1)) ** 2).sum(dim=1)
+            self.squares = self.squares + squares + delta**2 * (self.count * count / total)
         self.mean = self.mean + delta * (count / total)
         self.count = total
 
@@ -285,14 +298,23 @@ class _Moments:
         return torch.sqrt(self.squares / max(self.count - 1, 1))
 
 
-def _repeat(encoding: Encoding, n_samples: int) -> Encoding:
-    """Repeat every trial, so that its samples follow each other."""
+def _repeat(
+    model: LFADS, encoding: Encoding, session: int, trials: slice, n_samples: int
+) -> Encoding:
+    """Repeat some trials of one session, so that samples of a trial follow each other."""
+
+    def repeated(tensor: Tensor) -> Tensor:
+        return tensor[trials].repeat_interleave(n_samples, dim=0)
+
+    ic_mean = repeated(encoding.ic_mean)
+    # Our own decoder takes the controller inputs of each trial once.
+    shared = is_original(model.decoder, Decoder) and is_original(model.decoder.rnn, DecoderRNN)
     return Encoding(
-        ic_mean=encoding.ic_mean.repeat_interleave(n_samples, dim=0),
-        ic_std=encoding.ic_std.repeat_interleave(n_samples, dim=0),
-        ci=encoding.ci.repeat_interleave(n_samples, dim=0),
-        ext_input=encoding.ext_input.repeat_interleave(n_samples, dim=0),
-        n_trials={session: n * n_samples for session, n in encoding.n_trials.items()},
+        ic_mean=ic_mean,
+        ic_std=repeated(encoding.ic_std),
+        ci=encoding.ci[trials] if shared else repeated(encoding.ci),
+        ext_input=repeated(encoding.ext_input),
+        n_trials={session: len(ic_mean)},
     )
 
 

@@ -4,13 +4,14 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from torch.distributions import Normal
 
 from lfads_torch.datamodules import BasicDataModule
 from lfads_torch.modules.readin_readout import FanInLinear
 from lfads_torch.modules.recons import Gaussian
 from lfads_torch.post_run import analysis
 from lfads_torch.post_run.analysis import run_posterior_sampling, validation_scores
-from lfads_torch.tuples import SessionOutput
+from lfads_torch.tuples import SessionBatch, SessionOutput
 from tests.conftest import tiny_arrays, tiny_model, write_file
 
 
@@ -78,24 +79,63 @@ def test_little_memory_gives_the_same_distribution(model, datamodule, tmp_path):
         assert 0.7 < ratio.min() < ratio.max() < 1.4
 
 
-def test_equals_running_the_whole_model_once_a_sample(model, datamodule, tmp_path, monkeypatch):
-    """With the noise of one sample at a time, the mean is exactly that of separate forwards."""
-    monkeypatch.setattr(analysis._Sampling, "_samples_at_once", lambda *args: 1)
+@pytest.mark.parametrize("recurrence", ["plain", "torch", "compiled"])
+def test_equals_running_the_whole_model_once_a_sample(
+    recurrence, datamodule, tmp_path, monkeypatch
+):
+    """With the noise of a sample of a trial at a time, the mean is that of separate forwards."""
+    torch.manual_seed(0)
+    model = tiny_model(recurrence=recurrence)
+    monkeypatch.setattr(analysis._Sampling, "_rows_at_once", lambda *args: 1)
     datamodule.setup()
     torch.manual_seed(3)
     (path,) = run_posterior_sampling(model, datamodule, tmp_path / "o.h5", 5)
     model.eval()
     torch.manual_seed(3)
-    expected = []
-    for split in ("train", "valid"):
-        for batch, extras in datamodule.predict_dataloader()[0][split]:
-            with torch.no_grad():
-                samples = [model.predict_step({0: (batch, extras)}, 0)[0] for _ in range(5)]
-            expected.append((split, torch.stack([s.output_params for s in samples]).mean(0)))
     output = read(path)
     for split in ("train", "valid"):
-        rates = torch.cat([mean for name, mean in expected if name == split])
-        np.testing.assert_allclose(output[f"{split}_output_params"], rates, rtol=1e-5)
+        i = 0
+        for batch, _ in datamodule.predict_dataloader()[0][split]:
+            for row in range(len(batch.encod_data)):
+                trial = SessionBatch(*(field[row : row + 1] for field in batch))
+                with torch.no_grad():
+                    samples = [model.predict_step({0: trial}, 0)[0] for _ in range(5)]
+                for field in SessionOutput._fields:
+                    expected = torch.cat([getattr(sample, field) for sample in samples]).mean(0)
+                    np.testing.assert_allclose(
+                        output[f"{split}_{field}"][i], expected, rtol=1e-5, atol=1e-6
+                    )
+                i += 1
+
+
+def test_decoding_samples_together_equals_decoding_them_apart(model):
+    """The samples of a trial share its controller inputs, also where noise is drawn."""
+    encoding = model.encode({0: SessionBatch(torch.ones(3, 8, 4), torch.ones(3, 10, 5))})
+    noise = torch.randn(10, 12, 2)
+    for recurrence in ("plain", "torch", "compiled"):
+        model.decoder.rnn.recurrence = recurrence
+        for together in (True, False):
+            ci = encoding.ci if together else encoding.ci.repeat_interleave(4, dim=0)
+            steps = iter(noise)
+
+            def posterior(mean, std, steps=steps):
+                value = noise if mean.dim() == 3 else next(steps)
+                made = Normal(mean, std)
+                made.rsample = lambda: mean + std * value
+                return made
+
+            posterior.location_scale = True
+            ic_samp = encoding.ic_mean.repeat_interleave(4, dim=0)
+            with torch.no_grad():
+                output = model.eval().decoder(ic_samp, ci, torch.zeros(12, 10, 0), posterior)
+            if recurrence == "plain" and together:
+                expected = output
+            for a, b in zip(output, expected, strict=True):
+                torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+    # Where gradients are wanted, each sample hands its own back.
+    encoding = encoding._replace(ci=encoding.ci.detach().requires_grad_())
+    model.decoder(ic_samp.detach(), encoding.ci, torch.zeros(12, 10, 0)).factors.sum().backward()
+    assert encoding.ci.grad.any()
 
 
 def test_each_trial_is_encoded_once(model, datamodule, tmp_path, monkeypatch):

@@ -1,0 +1,174 @@
+"""Builds the compiled recurrences where they are run, once, and loads them.
+
+``kernels.cpp`` needs a C++ compiler, no headers but the language's own, and takes seconds. The
+library is kept in the user's cache folder, under a name that stands for its source, the processor
+and the version of PyTorch. It works with the matrix products of the BLAS library that PyTorch
+brings.
+"""
+
+import contextlib
+import ctypes
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+SOURCE = Path(__file__).with_name("kernels.cpp")
+TIMEOUT = 60.0
+"""Seconds after which building is given up."""
+CACHE_VARIABLE = "LFADS_TORCH_CACHE"
+"""Environment variable that names another cache folder."""
+
+
+class Unavailable(RuntimeError):
+    """The compiled recurrences cannot be had on this machine."""
+
+
+def load() -> ctypes.CDLL:
+    """Return the library, which is built if need be.
+
+    Raises
+    ------
+    Unavailable
+        If there is no compiler, it fails, or PyTorch's BLAS library is not found.
+    """
+    sgemm, dgemm, set_threads = _blas()
+    path = library_path()
+    if path.is_file():
+        with contextlib.suppress(OSError):
+            return _open(path, sgemm, dgemm, set_threads)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _lock(path.with_suffix(".lock")):
+            if not path.is_file():
+                _compile(path)
+        return _open(path, sgemm, dgemm, set_threads)
+    except OSError:  # The folder cannot be written to, or nothing loaded from it.
+        pass
+    try:
+        with tempfile.TemporaryDirectory(prefix="lfads_torch-") as folder:
+            private = Path(folder) / path.name
+            _compile(private)
+            return _open(private, sgemm, dgemm, set_threads)
+    except OSError as error:
+        raise Unavailable(f"{path.name} cannot be built or loaded: {error}") from error
+
+
+def library_path() -> Path:
+    """Return where the library for this machine is kept."""
+    parts = [SOURCE.read_text(encoding="utf-8"), repr(_flags()), _processor(), torch.__version__]
+    key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:20]
+    suffix = ".dll" if sys.platform == "win32" else ".so"
+    return _cache_folder() / f"recurrence-{key}{suffix}"
+
+
+def _cache_folder() -> Path:
+    if os.environ.get(CACHE_VARIABLE):
+        return Path(os.environ[CACHE_VARIABLE])
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "lfads_torch"
+
+
+def _processor() -> str:
+    """Describe the processor as far as compiled code depends on it."""
+    description = [platform.system(), platform.machine(), platform.processor()]
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        names = ("model name", "flags", "Features", "CPU part")
+        description += sorted({line for line in lines if line.startswith(names)})
+    return "\n".join(description)
+
+
+def _flags() -> list[list[str]]:
+    """Return the compiler's options, the best first."""
+    common = ["-O3", "-std=gnu++17", "-fPIC", "-shared", "-fno-math-errno", "-fno-trapping-math"]
+    native = ["-march=native"]
+    if platform.machine().lower() in ("x86_64", "amd64"):
+        native.append("-mprefer-vector-width=512")
+    elif platform.machine().lower() in ("arm64", "aarch64"):
+        native = ["-mcpu=native"]
+    return [[*common, *native, "-fopenmp"], [*common, *native], common]
+
+
+def _compile(path: Path) -> None:
+    """Compile to a temporary name and rename, so that nobody sees half a library."""
+    names = (os.environ.get("CXX"), "c++", "g++", "clang++")
+    compilers = [found for name in names if name and (found := shutil.which(name))]
+    if not compilers:
+        raise Unavailable("there is no C++ compiler (c++, g++ or clang++)")
+    deadline = time.monotonic() + TIMEOUT
+    said = ""
+    for flags in _flags():
+        descriptor, partial = tempfile.mkstemp(suffix=path.suffix, dir=path.parent)
+        os.close(descriptor)
+        command = [compilers[0], *flags, str(SOURCE), "-o", partial]
+        try:
+            left = max(deadline - time.monotonic(), 1.0)
+            done = subprocess.run(command, capture_output=True, text=True, timeout=left)
+            if done.returncode == 0:
+                os.replace(partial, path)
+                return
+            said = (done.stderr.strip().splitlines() or ["no message"])[0]
+        except subprocess.TimeoutExpired:
+            raise Unavailable(f"{compilers[0]} took more than {TIMEOUT:g} s") from None
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(partial)
+    raise Unavailable(f"{compilers[0]} failed: {said}")
+
+
+@contextlib.contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    """Let one process build while others wait; go ahead all the same after the timeout."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    with path.open("w") as file:
+        deadline = time.monotonic() + TIMEOUT
+        while time.monotonic() < deadline:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                time.sleep(0.05)
+            except OSError:  # a file system without locks
+                break
+        yield
+
+
+def _blas() -> tuple[int, int, int]:
+    """Return the addresses of PyTorch's sgemm, dgemm and, or 0, of what sets its threads."""
+    folder = Path(torch.__file__).parent / "lib"
+    places = [folder / name for name in ("libtorch_cpu.so", "libtorch_cpu.dylib")]
+    places.append(Path("/System/Library/Frameworks/Accelerate.framework/Accelerate"))
+    for place in places:
+        try:
+            library = ctypes.CDLL(str(place))
+            sgemm, dgemm = _address(library, "sgemm_"), _address(library, "dgemm_")
+        except (OSError, AttributeError):
+            continue
+        for name in ("MKL_Set_Num_Threads_Local", "openblas_set_num_threads_local"):
+            with contextlib.suppress(AttributeError):
+                return sgemm, dgemm, _address(library, name)
+        return sgemm, dgemm, 0
+    raise Unavailable("PyTorch has no BLAS library with sgemm_ and dgemm_")
+
+
+def _address(library: ctypes.CDLL, name: str) -> int:
+    return ctypes.cast(getattr(library, name), ctypes.c_void_p).value or 0
+
+
+def _open(path: Path, sgemm: int, dgemm: int, set_threads: int) -> ctypes.CDLL:
+    library = ctypes.CDLL(str(path))
+    library.lfads_start(*(ctypes.c_void_p(x) for x in (sgemm, dgemm, set_threads)))
+    return library

@@ -1,0 +1,128 @@
+"""The compiled library is built once, checked, and done without where it cannot be had."""
+
+import logging
+import threading
+import time
+
+import pytest
+import torch
+
+from lfads_torch import recurrence
+from lfads_torch.modules.recurrent import ClippedGRU
+from lfads_torch.recurrence import build, compiled, eager
+
+
+@pytest.fixture
+def fresh(tmp_path, monkeypatch):
+    """An empty cache folder, and a process that has not looked for the library yet."""
+    monkeypatch.setenv(build.CACHE_VARIABLE, str(tmp_path / "cache"))
+    compiled.library.cache_clear()
+    yield tmp_path
+    compiled.library.cache_clear()
+
+
+def use_compiler(path, script, monkeypatch):
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    monkeypatch.setenv("CXX", str(path))
+
+
+def test_without_a_compiler_pytorch_runs_with_one_line_in_the_log(fresh, monkeypatch, caplog):
+    monkeypatch.setattr(build.shutil, "which", lambda name: None)
+    x = torch.zeros(1, 2, 3)
+    with caplog.at_level(logging.INFO):
+        assert recurrence.choose("auto", x) is eager
+        assert recurrence.choose("auto", x) is eager
+        assert recurrence.choose("torch", x) is eager
+    (record,) = caplog.records
+    assert "no C++ compiler" in record.message
+    gru = ClippedGRU(3, 4, recurrence="compiled")
+    with pytest.raises(RuntimeError, match=r"model\.recurrence is 'compiled'.*no C\+\+ compiler"):
+        gru(x, torch.zeros(1, 4))
+
+
+def test_a_compiler_that_fails(fresh, monkeypatch):
+    use_compiler(fresh / "cxx", "echo 'something is wrong' >&2; exit 1", monkeypatch)
+    with pytest.raises(build.Unavailable, match="cxx failed: something is wrong"):
+        build.load()
+    assert not list((fresh / "cache").glob("*.so"))
+
+
+def test_a_compiler_that_does_not_end(fresh, monkeypatch):
+    use_compiler(fresh / "cxx", "exec sleep 60", monkeypatch)
+    monkeypatch.setattr(build, "TIMEOUT", 0.3)
+    start = time.monotonic()
+    with pytest.raises(build.Unavailable, match=r"took more than 0\.3 s"):
+        build.load()
+    assert time.monotonic() - start < 10
+
+
+def test_a_compiler_that_knows_fewer_options(fresh, monkeypatch):
+    """Without OpenMP and options for this processor there is still a library."""
+    refuse = 'case "$*" in *-fopenmp*|*native*) echo no >&2; exit 1;; esac'
+    use_compiler(fresh / "cxx", f'{refuse}\nexec c++ "$@" -O0', monkeypatch)
+    library = build.load()
+    assert library.lfads_threaded() == 0
+    compiled._check(library)
+
+
+def test_a_library_that_computes_wrong_numbers_is_not_used(fresh, monkeypatch, caplog):
+    monkeypatch.undo()  # The library itself is the one that all tests use.
+    right = compiled._gru_forward
+
+    def wrong(*args):
+        trace = right(*args)
+        return trace._replace(states=trace.states * 1.001)
+
+    monkeypatch.setattr(compiled, "_gru_forward", wrong)
+    assert recurrence.choose("auto", torch.zeros(1, 2, 3)) is eager
+    assert "wrong numbers" in caplog.text
+
+
+def test_it_is_built_by_one_of_many_and_kept(fresh, monkeypatch):
+    calls = []
+
+    def slow(path):
+        calls.append(path)
+        time.sleep(0.3)
+        path.write_bytes(b"")
+
+    monkeypatch.setattr(build, "_compile", slow)
+    monkeypatch.setattr(build, "_open", lambda path, *blas: path)
+    threads = [threading.Thread(target=build.load) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(calls) == 1
+    monkeypatch.setattr(build.shutil, "which", lambda name: None)
+    assert build.load() == build.library_path()
+    assert len(calls) == 1
+
+
+def test_a_cache_folder_that_cannot_be_written_to(fresh, monkeypatch):
+    (fresh / "cache").write_text("a file, not a folder")
+    calls = []
+    monkeypatch.setattr(build, "_compile", lambda path: calls.append(path.parent))
+    monkeypatch.setattr(build, "_open", lambda path, *blas: path)
+    build.load()
+    assert calls != [fresh / "cache"]
+    assert not calls[0].exists()
+
+
+def test_another_source_processor_or_pytorch_is_another_library(fresh, monkeypatch):
+    names = {build.library_path()}
+    monkeypatch.setattr(build, "_processor", lambda: "other")
+    names.add(build.library_path())
+    monkeypatch.setattr(build.torch, "__version__", "1.0")
+    names.add(build.library_path())
+    source = fresh / "kernels.cpp"
+    source.write_text("")
+    monkeypatch.setattr(build, "SOURCE", source)
+    names.add(build.library_path())
+    assert len(names) == 4
+
+
+def test_nothing_is_built_by_importing_or_making_a_model(fresh):
+    ClippedGRU(2, 3)
+    assert compiled.library.cache_info().currsize == 0
