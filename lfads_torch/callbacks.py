@@ -427,17 +427,29 @@ class ApplyHyperparameters(pl.Callback):
     The state of an optimiser, and of a learning-rate scheduler, holds their settings, so a model
     that continues from the checkpoint of another would go on with that one's. Here the moments
     are kept and the settings replaced; a learning rate that a scheduler has lowered keeps its
-    ratio to ``lr_init``.
+    ratio to ``lr_init``. Parameters that are not trained (the variance of a prior) are settings too.
     """
 
     def __init__(self) -> None:
         self._lr_init: float | None = None
+        self._fixed: dict[str, torch.Tensor] = {}
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Take note of the parameters that are not trained, before a checkpoint is loaded."""
+        self._fixed = {
+            name: parameter.detach().clone()
+            for name, parameter in pl_module.named_parameters()
+            if not parameter.requires_grad
+        }
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Take note of where the learning rate of the checkpoint began."""
+        """Restore them, and take note of where the learning rate of the checkpoint began."""
         self._lr_init = checkpoint["hyper_parameters"]["lr_init"]
+        parameters = dict(pl_module.named_parameters())
+        for name, value in self._fixed.items():
+            parameters[name].data.copy_(value)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Replace the settings."""

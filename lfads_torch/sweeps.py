@@ -329,7 +329,7 @@ def _search(run_dir: Path, config: DictConfig, options: SweepOptions, resume: bo
         **_time_spent(run_dir),
     }
     _keep_best(run_dir, config, options, best)
-    _draw(run_dir)
+    _draw(run_dir, best.trial)
     write_summary(run_dir, summary)
     report(run_dir, summary)
 
@@ -429,14 +429,14 @@ def _write_metrics(run_dir: Path, folder: Path, trial: str) -> float:
     return float(sum(generation["train_seconds"] or 0 for generation in own))
 
 
-def _draw(run_dir: Path) -> None:
+def _draw(run_dir: Path, best: str) -> None:
     """Draw the history of the sweep; a picture is not worth a sweep."""
     import logging
 
     from lfads_torch.post_run.pbt import plot_pbt_hps
 
     try:
-        plot_pbt_hps(run_dir, save_dir=run_dir / "plots")
+        plot_pbt_hps(run_dir, save_dir=run_dir / "plots", trial=best)
     except Exception:
         logging.getLogger(__name__).warning("The history could not be drawn:", exc_info=True)
 

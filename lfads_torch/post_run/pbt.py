@@ -134,7 +134,7 @@ def lineage(hps: "pd.DataFrame", trial: str | None = None) -> "pd.DataFrame":
     hps
         What :func:`read_pbt_hps` returned.
     trial
-        Whose model; by default that of the best last score.
+        Whose model; by default that of the lowest last score.
     """
     if trial is None:
         last = hps.groupby("trial").tail(1)
@@ -160,6 +160,7 @@ def plot_pbt_hps(
     pbt_dir: str | Path,
     plot_field: str | Sequence[str] | None = None,
     save_dir: str | Path | None = None,
+    trial: str | None = None,
 ) -> "Figure":
     """Draw score and hyperparameters of all trials against epochs.
 
@@ -175,6 +176,8 @@ def plot_pbt_hps(
         hyperparameter that varies.
     save_dir
         Where to save the figure as ``pbt_hps.png``, replacing an earlier one.
+    trial
+        Whose lineage to highlight; by default that of the lowest last score.
 
     Raises
     ------
@@ -195,7 +198,7 @@ def plot_pbt_hps(
     if unknown:
         raise ValueError(f"plot_field: {pbt_dir} has no numbers called {unknown}, but {numeric}.")
     fields = fields or ["score", *(c for c in numeric if c != "score" and hps[c].nunique() > 1)]
-    winner = lineage(hps)
+    winner = lineage(hps, trial)
     columns = min(3, len(fields))
     rows = -(-len(fields) // columns)
     figure = Figure(figsize=(4 * columns, 2.6 * rows), layout="constrained")
@@ -209,7 +212,7 @@ def plot_pbt_hps(
         if (finite > 0).all() and finite.max() > 10 * finite.min():
             axes.set_yscale("log")
         axes.set_xlabel("epoch")
-        axes.set_title(SCORE if field == "score" else field, fontsize="medium")
+        axes.set_title(field, fontsize="medium")
     figure.axes[0].legend(frameon=False, fontsize="small")
     for axes in figure.axes[len(fields) :]:
         axes.remove()

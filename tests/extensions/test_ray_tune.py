@@ -226,13 +226,16 @@ def test_new_hyperparameters_reach_the_model(make_trial, tmp_path):
     winner.train()
     winner.save(str(tmp_path / "saved"))
     cd_rate = "model.train_aug_stack.transforms.0.cd_rate"
-    new = {"seed": 1, "model.dropout_rate": 0.55, "model.kl_co_scale": 0.5, cd_rate: 0.66}
+    new = {"seed": 1, "model.dropout_rate": 0.55, "model.kl_co_scale": 0.5, cd_rate: 0.66,
+           "model.ic_prior.variance": 0.7}  # fmt: skip
     loser = make_trial(new, id="loser")
     loser.restore(str(tmp_path / "saved"))
     first, last = winner.train(), loser.train()
     content = weights(loser)
     assert content["hyper_parameters"]["dropout_rate"] == 0.55
     assert content["lfads_parts"]["train_aug_stack"]["transforms"][0]["cd_rate"] == 0.66
+    variance = content["state_dict"]["ic_prior.logvar"].exp()
+    assert torch.allclose(variance, torch.full_like(variance, 0.7))
     # That of the default is 1e-5.
     assert last["valid/wt_kl/co"] > 1e3 * first["valid/wt_kl/co"]
 

@@ -187,7 +187,7 @@ def titles(figure):
 
 def test_draws_score_and_what_varies(sweep):
     figure = plot_pbt_hps(sweep, save_dir=sweep / "plots")
-    assert titles(figure) == ["valid/recon_smth", "model.lr_init"]
+    assert titles(figure) == ["score", "model.lr_init"]
     assert matplotlib.image.imread(sweep / "plots" / "pbt_hps.png").std() > 0
     score, lr = figure.axes
     # Three trials, and the lineage of the best on top.
@@ -206,7 +206,7 @@ def test_draws_score_and_what_varies(sweep):
 def test_draws_what_is_asked_for(sweep):
     assert titles(plot_pbt_hps(sweep, "model.dropout_rate")) == ["model.dropout_rate"]
     names = ["model.lr_init", "score"]
-    assert titles(plot_pbt_hps(sweep, plot_field=names)) == ["model.lr_init", "valid/recon_smth"]
+    assert titles(plot_pbt_hps(sweep, plot_field=names)) == ["model.lr_init", "score"]
     assert not list(sweep.glob("**/*.png"))
 
 
@@ -229,7 +229,7 @@ def test_draws_hyperparameters_that_are_choices(tmp_path):
             tmp_path,
             {"trial": trial, "epoch": 5, "score": 1.0, "config": config, "history": []},
         )
-    assert titles(plot_pbt_hps(tmp_path)) == ["valid/recon_smth", "model.gen_dim"]
+    assert titles(plot_pbt_hps(tmp_path)) == ["score", "model.gen_dim"]
 
 
 def test_an_earlier_picture_is_replaced(sweep):
