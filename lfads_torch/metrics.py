@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from lfads_torch.recurrence.memory import empty
+
 
 def r2_score(preds: Tensor, targets: Tensor) -> Tensor:
     """Return the coefficient of determination, averaged over channels.
@@ -61,7 +63,8 @@ class _PoissonSums(NamedTuple):
     @classmethod
     def of(cls, preds: Tensor, targets: Tensor) -> "_PoissonSums":
         preds = preds.to(targets.dtype)
-        nll = torch.exp(preds).addcmul_(preds, targets, value=-1)
+        buffer = None if preds.requires_grad else empty(preds.shape, preds)
+        nll = torch.exp(preds, out=buffer).addcmul_(preds, targets, value=-1)
         sums = cls(targets.sum(dim=0), nll.sum(dim=0), targets.new_full((), len(targets)))
         # On other devices than a CPU, to ask takes longer than to assume.
         if targets.device.type == "cpu" and not sums.counts.isnan().any():

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lfads_torch.recurrence.memory import empty
 from lfads_torch.tuples import SessionBatch
 from lfads_torch.utils import random_mask
 
@@ -145,7 +146,7 @@ class CoordinatedDropout:
         t_ic, data = self.ic_enc_seq_len, batch.encod_data
         maskable = data[:, t_ic:]
         passed = random_mask(maskable.shape, self.cd_rate, data.device)
-        masked = _as_numbers(~passed, data.dtype).mul_(1 / (1 - self.cd_rate)).mul_(maskable)
+        masked = _as_numbers(~passed, data).mul_(1 / (1 - self.cd_rate)).mul_(maskable)
         if t_ic:
             masked = torch.cat([data[:, :t_ic], masked], dim=1)
         if self.cd_pass_rate > 0:
@@ -174,13 +175,13 @@ class _PassGradients(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
         (passed,) = ctx.saved_tensors
         # Several times faster on a CPU than torch.where.
-        mask = _as_numbers(passed, grad.dtype)
+        mask = _as_numbers(passed, grad)
         return (mask * grad if torch.is_grad_enabled() else mask.mul_(grad)), None
 
 
-def _as_numbers(mask: Tensor, dtype: torch.dtype) -> Tensor:
+def _as_numbers(mask: Tensor, like: Tensor) -> Tensor:
     """Return 1 for True; PyTorch is faster at this if it takes the mask for bytes."""
-    return mask.view(torch.uint8).to(dtype)
+    return empty(mask.shape, like).copy_(mask.view(torch.uint8))
 
 
 class SelectiveBackpropThruTime:

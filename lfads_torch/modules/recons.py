@@ -17,6 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import Gamma as GammaDistribution
 
+from lfads_torch.recurrence.memory import empty
+
 
 class Reconstruction(nn.Module, ABC):
     """What a reconstruction must offer, and what it may."""
@@ -81,7 +83,8 @@ class _PoissonLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, log_rates: Tensor, data: Tensor, full: bool) -> Tensor:
         ctx.save_for_backward(log_rates, data)
-        losses = torch.exp(log_rates).addcmul_(data, log_rates, value=-1)
+        losses = empty(data.shape, data)
+        torch.exp(log_rates, out=losses).addcmul_(data, log_rates, value=-1)
         return _add_log_factorial_(losses, data) if full else losses
 
     @staticmethod
@@ -89,7 +92,8 @@ class _PoissonLoss(torch.autograd.Function):
         log_rates, data = ctx.saved_tensors
         if torch.is_grad_enabled():  # for second derivatives
             return (torch.exp(log_rates) - data) * grad, None, None
-        return torch.exp(log_rates).sub_(data).mul_(grad), None, None
+        rates = torch.exp(log_rates, out=empty(data.shape, data))
+        return rates.sub_(data).mul_(grad), None, None
 
 
 def _add_log_factorial_(losses: Tensor, counts: Tensor) -> Tensor:
