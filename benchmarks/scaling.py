@@ -61,7 +61,8 @@ def plot(rows: list[Row], path: Path) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 3.2), layout="constrained")
-    panels = figure.subplots(1, len(AXES), sharey=True)
+    axes = {row.axis for row in rows}
+    panels = figure.subplots(1, len(axes), sharey=True, squeeze=False)[0]
     for panel, (axis, group) in zip(
         panels, itertools.groupby(rows, lambda row: row.axis), strict=True
     ):
@@ -95,6 +96,7 @@ def main() -> None:
     parser.add_argument(
         "--implementations", nargs="+", default=IMPLEMENTATIONS, choices=IMPLEMENTATIONS
     )
+    parser.add_argument("--axes", nargs="+", default=list(AXES), choices=list(AXES))
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--plot", type=Path, default=Path("docs/images/scaling.png"))
@@ -112,8 +114,8 @@ def main() -> None:
     )
     print("| --- " * (3 + 3 * len(labels)) + "|")
     rows: list[Row] = []
-    for axis, sizes in AXES.items():
-        for size in sizes:
+    for axis in args.axes:
+        for size in AXES[axis]:
             words = overrides({**BASE, axis: size})
             _, times = measure_time(MODEL, labels, args.repeats, words)
             row = Row(axis, size, times.pop("floor"), times)
