@@ -1,11 +1,12 @@
 """Ways to run a recurrence fast on a CPU: what each takes to get ready, and then a pass.
 
     pip install numba
-    python benchmarks/alternatives.py [--trials 256] [--bins 140] [--repeats 7]
+    python benchmarks/alternatives.py [--bins 140] [--torch-compile]
 
-Runs one direction of an encoder over time, forward: the plain cell, the same through torch.compile,
-the fused recurrence in PyTorch, a Numba function (np.dot into buffers, one pass over rows between
-products), and the compiled recurrence. "ready" is the time of the first call with nothing cached,
+Runs one direction of an encoder over time, forward: the plain cell, if asked for also through
+torch.compile (its loop over bins is unrolled, which takes minutes), the fused recurrence in
+PyTorch, a Numba function (np.dot into buffers, one pass over rows between products), and the
+compiled recurrence. "ready" is the time of the first call with nothing cached,
 less that of a later one; for a C++ extension with PyTorch's headers, it is the time to compile one
 function. Medians of passes that are taken by turns, in milliseconds, on one thread.
 """
@@ -92,6 +93,7 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=256)
     parser.add_argument("--bins", type=int, default=140)
     parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--torch-compile", action="store_true", help="takes many minutes")
     args = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -101,14 +103,15 @@ def main() -> None:
     for gru in by_name.values():
         gru.load_state_dict(by_name["plain"].state_dict())
     by_numba = numba_gru(by_name["plain"])
-    through_compile = torch.compile(by_name["plain"])
     runs: dict[str, Callable[[], torch.Tensor]] = {
         "plain": lambda: by_name["plain"](x, h_0)[0],
-        "torch.compile": lambda: through_compile(x, h_0)[0],
         "torch": lambda: by_name["torch"](x, h_0)[0],
         "numba": lambda: torch.from_numpy(by_numba(x.numpy())),
         "compiled": lambda: by_name["compiled"](x, h_0)[0],
     }
+    if args.torch_compile:
+        through_compile = torch.compile(by_name["plain"])
+        runs["torch.compile"] = lambda: through_compile(x, h_0)[0]
     first = {label: seconds(run) for label, run in runs.items()}
     times: dict[str, list[float]] = {label: [] for label in runs}
     for _ in range(args.repeats):
