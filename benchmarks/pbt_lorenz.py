@@ -111,7 +111,7 @@ def search(name: str, seed: int, data: Path, run_dir: Path, args: argparse.Names
     run_sweep([*overrides, *args.overrides], run_dir, config, space=SPACE)
 
 
-def test(run_dir: Path, data: Path) -> dict[str, float]:
+def evaluate(run_dir: Path, data: Path) -> dict[str, float]:
     """Score the rates that the best model of a sweep infers from the test trials."""
     with h5py.File(data) as file, h5py.File(run_dir / BEST_MODEL / "lfads_output_sess0.h5") as out:
         rates = torch.tensor(out["test_output_params"][()]).float()
@@ -269,7 +269,7 @@ def main() -> None:
     for seed in args.seeds:
         for name, folder in ((PBT, f"pbt_{seed}"), (RANDOM, f"random_{seed}")):
             search(name, seed, data, output / folder, args)
-            results[name, seed] = test(output / folder, data)
+            results[name, seed] = evaluate(output / folder, data)
     text = tables(results)
     (output / "tables.md").write_text(text)
     print(f"\n{text}\nThis took {time.monotonic() - start:.0f} s. Everything is in {args.output}.")
