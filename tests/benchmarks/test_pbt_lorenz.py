@@ -80,6 +80,11 @@ def test_tables():
     assert second.splitlines()[-1] == "| random search | 20 | 16 | 25.0% |"
 
 
+def test_overhead_is_what_slots_spend_outside_of_epochs():
+    rows = [{"train_seconds": 8.0}, {"train_seconds": 10.0}]
+    assert pbt_lorenz._shares(10.0, rows, slots=2) == ["10.0", "9.0", "10.0%"]
+
+
 @pytest.mark.slow
 def test_the_whole_benchmark(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["pbt_lorenz.py", *SMALL, "--output", str(tmp_path)])
