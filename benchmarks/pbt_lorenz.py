@@ -111,7 +111,7 @@ def search(name: str, seed: int, data: Path, run_dir: Path, args: argparse.Names
     run_sweep([*overrides, *args.overrides], run_dir, config, space=SPACE)
 
 
-def test(run_dir: Path, data: Path) -> dict[str, float]:
+def evaluate(run_dir: Path, data: Path) -> dict[str, float]:
     """Score the rates that the best model of a sweep infers from the test trials."""
     with h5py.File(data) as file, h5py.File(run_dir / BEST_MODEL / "lfads_output_sess0.h5") as out:
         rates = torch.tensor(out["test_output_params"][()]).float()
@@ -189,34 +189,23 @@ def overhead(output: Path, args: argparse.Namespace) -> str:
             "sweep.stopper=null",
         ]
         run_sweep([*overrides, *args.overrides], run_dir, "../configs/pbt.yaml")
-    rows = [["generation to epoch", "trials", "median seconds", "outside of epochs", "at most"]]
     history = read_history(run_dir)
+    slots = min(os.cpu_count() or 1, len({row["trial"] for row in history}))
+    # With as many trials as run at a time, what is not spent in epochs is overhead.
+    end = start = (run_dir / "config.yaml").stat().st_mtime
+    rows = [["generation to epoch", "seconds by the clock", "in epochs", "outside of epochs"]]
     for epoch in sorted({row["epoch"] for row in history}):
         own = [row for row in history if row["epoch"] == epoch]
-        shares = [1 - row["train_seconds"] / row["seconds"] for row in own]
-        rows.append(
-            [
-                str(epoch),
-                str(len(own)),
-                f"{np.median([row['seconds'] for row in own]):.1f}",
-                f"{1 - _sum(own, 'train_seconds') / _sum(own, 'seconds'):.1%}",
-                f"{max(shares):.1%}",
-            ]
-        )
-    took = spent(run_dir)
-    slots = min(os.cpu_count() or 1, len({row["trial"] for row in history}))
-    whole = slots * took["seconds"]
-    return (
-        f"{_markdown(rows)}\n\nAll generations: {took['trial_seconds']:.0f} s, of which "
-        f"{1 - took['train_seconds'] / took['trial_seconds']:.1%} were outside of epochs. The "
-        f"search took {took['seconds']:.0f} s by the clock with {slots} trials at a time, and "
-        f"{1 - took['train_seconds'] / whole:.1%} of that went by outside of epochs, the start of "
-        f"Ray and of processes and waiting for the tournament included.\n"
-    )
+        begin, end = end, max(row["time"] for row in own)
+        rows.append([str(epoch), *_shares(end - begin, own, slots)])
+    rows.append(["all", *_shares(end - start, history, slots)])
+    return f"{_markdown(rows)}\n\n{slots} trials at a time, {len(history)} generations in all.\n"
 
 
-def _sum(rows: Sequence[Mapping[str, Any]], name: str) -> float:
-    return float(sum(row[name] for row in rows))
+def _shares(seconds: float, rows: Sequence[Mapping[str, Any]], slots: int) -> list[str]:
+    """Describe how many seconds went by, how many of them in epochs, and the share of the rest."""
+    epochs = sum(row["train_seconds"] for row in rows) / slots
+    return [f"{seconds:.1f}", f"{epochs:.1f}", f"{1 - epochs / seconds:.1%}"]
 
 
 # ------------------------------------------------------------------------------------- the whole
@@ -269,7 +258,7 @@ def main() -> None:
     for seed in args.seeds:
         for name, folder in ((PBT, f"pbt_{seed}"), (RANDOM, f"random_{seed}")):
             search(name, seed, data, output / folder, args)
-            results[name, seed] = test(output / folder, data)
+            results[name, seed] = evaluate(output / folder, data)
     text = tables(results)
     (output / "tables.md").write_text(text)
     print(f"\n{text}\nThis took {time.monotonic() - start:.0f} s. Everything is in {args.output}.")
