@@ -19,7 +19,7 @@ class Fault(pl.Callback):
     epoch
         Its epoch.
     how
-        ``kill`` (-9, of the trial's process, once), ``diverge`` (a weight becomes NaN), ``disk`` (full whenever
+        ``kill`` (-9, of the process, once), ``diverge`` (a weight becomes NaN), ``disk`` (full when
         a checkpoint is written).
     marker
         A file that says that it has happened.

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from ray import tune
@@ -35,7 +36,8 @@ class Light(tune.Trainable):
             time.sleep(2)
             for path in Path(self.config["folder"]).glob("[0-9]*"):
                 if int(path.name) != os.getpid():
-                    os.kill(int(path.name), signal.SIGKILL)
+                    with suppress(ProcessLookupError):  # it had ended
+                        os.kill(int(path.name), signal.SIGKILL)
             done.touch()
             time.sleep(1)
         return {"cur_epoch": self.epoch, "valid/recon_smth": -self.gained}
