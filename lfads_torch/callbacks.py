@@ -427,7 +427,7 @@ class ApplyHyperparameters(pl.Callback):
     The state of an optimiser, and of a learning-rate scheduler, holds their settings, so a model
     that continues from the checkpoint of another would go on with that one's. Here the moments
     are kept and the settings replaced; a learning rate that a scheduler has lowered keeps its
-    ratio to ``lr_init``. Parameters that are not trained (the variance of a prior) are settings too.
+    ratio to ``lr_init``. Parameters that are not trained (a prior's variance) are settings too.
     """
 
     def __init__(self) -> None:
