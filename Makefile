@@ -45,7 +45,7 @@ run: $(STAMP) ## train on the shipped data; or ARGS="..." for scripts/run_single
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python scripts/run_single.py $(or $(ARGS),trainer.max_epochs=120)
 
 test: $(STAMP) ## run the fast tests; ARGS="..." is handed to pytest
-	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest $(ARGS)
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
 
 test-slow: $(STAMP) ## run the slow tests; ARGS="..." is handed to pytest
 	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -m slow --timeout=600 $(ARGS); status=$$?; \

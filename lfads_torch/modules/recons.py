@@ -75,7 +75,9 @@ class Reconstruction(nn.Module, ABC):
 
 def _poisson_loss(output_params: Tensor, data: Tensor, full: bool) -> Tensor:
     """As ``torch.nn.functional.poisson_nll_loss``, several times faster."""
-    log_rates = output_params.squeeze(-1).to(data.dtype)
+    # Where there is but one parameter, so that the gradient need not be written into zeros.
+    one = output_params.shape[-1] == 1
+    log_rates = (output_params.squeeze(-1) if one else output_params[..., 0]).to(data.dtype)
     return _PoissonLoss.apply(log_rates, data, full)  # type: ignore[no-untyped-call, no-any-return]
 
 
