@@ -15,6 +15,8 @@ import sys
 
 # ---------- OPTIONS: edit here, or override on the command line ----------
 CONFIG_PATH = "../configs/multi.yaml"
+# Any key of the configuration, such as sweep.num_samples (trials), trainer.max_epochs,
+# sweep.cpus_per_trial, sweep.gpus_per_trial, sweep.ray_address ("auto": a cluster), sweep.storage.
 OVERRIDES = {
     "model": "lorenz",
     "datamodule": "lorenz",

@@ -191,6 +191,7 @@ def test_a_trial_is_killed(population, home):
     said = run(home, "run_pbt.py", *POPULATION, *words)
     assert marker.exists()
     assert "trial_00001 failed and goes on" in said
+    assert "no reason is known" not in said
     assert_same_sweep(population[0], home / "killed")
 
 

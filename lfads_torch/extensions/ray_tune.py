@@ -857,7 +857,10 @@ class Recorder(tune.Callback):  # type: ignore[misc]
 
 
 def _last_line(trial: Trial) -> str:
-    lines = [line for line in (trial.get_error() or "").splitlines() if line.strip()]
+    """Return what has made a trial fail, which Ray does not copy to its storage at once."""
+    path = Path(trial.error_file or "")
+    error = path.read_text() if path.is_file() else trial.get_error()
+    lines = [line for line in str(error or "").splitlines() if line.strip()]
     return lines[-1].strip() if lines else "no reason is known"
 
 

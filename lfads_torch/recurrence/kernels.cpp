@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <new>
 #include <vector>
 #ifdef _OPENMP
 #include <omp.h>
@@ -60,10 +61,35 @@ static void product(bool transposed, Index m, Index n, Index k, const T* a, Inde
   blas("N", transposed ? "T" : "N", &in, &im, &ik, &one, b, &ib, a, &ia, &beta, c, &ic);
 }
 
+// Memory that begins where a line of the cache does. The rounding of a matrix product may depend on
+// that, and a run that is resumed shall round as it did.
 template <class T>
-static std::vector<T> transpose(const T* matrix, Index rows, Index columns, Index ld, Index pad = 1) {
+struct Aligned {
+  typedef T value_type;
+  Aligned() = default;
+  template <class U>
+  Aligned(const Aligned<U>&) {}
+  T* allocate(size_t n) {
+    return static_cast<T*>(::operator new(n * sizeof(T), std::align_val_t(64)));
+  }
+  void deallocate(T* p, size_t) { ::operator delete(p, std::align_val_t(64)); }
+  template <class U>
+  bool operator==(const Aligned<U>&) const {
+    return true;
+  }
+  template <class U>
+  bool operator!=(const Aligned<U>&) const {
+    return false;
+  }
+};
+
+template <class T>
+using Array = std::vector<T, Aligned<T>>;
+
+template <class T>
+static Array<T> transpose(const T* matrix, Index rows, Index columns, Index ld, Index pad = 1) {
   const Index out_ld = (rows + pad - 1) / pad * pad;
-  std::vector<T> out(size_t(columns * out_ld), T(0));
+  Array<T> out(size_t(columns * out_ld), T(0));
   for (Index i = 0; i < rows; i++)
     for (Index j = 0; j < columns; j++) out[size_t(j * out_ld + i)] = matrix[i * ld + j];
   return out;
@@ -232,7 +258,7 @@ template <class T>
 struct Unit {
   Index size;
   const T *weight, *bias;            // (3H, H), (3H)
-  std::vector<T> to_zr, to_n;        // (H, 2H), (H, H)
+  Array<T> to_zr, to_n;              // (H, 2H), (H, H)
   bool clips;
   T clip;
   Unit(Index size, const T* weight, const T* bias, bool transposed, bool clips, double clip)
@@ -361,13 +387,13 @@ class Sums {
   }
   void add_up(T* out) const {
     std::fill(out, out + size_, T(0));
-    for (const std::vector<T>& part : parts_)
+    for (const Array<T>& part : parts_)
       for (size_t i = 0; i < part.size(); i++) out[i] += part[i];
   }
 
  private:
   Index size_;
-  std::vector<std::vector<T>> parts_;
+  std::vector<Array<T>> parts_;
 };
 
 template <class T>
@@ -465,7 +491,7 @@ static void gru_forward(const GRUSizes& s, const T* inputs, const T* weight_ih, 
                         const T* bias, const Sparse<T>& sparse, T* states, T* gates) {
   const Index h = s.units, d = s.inputs, b = s.trials;
   const Unit<T> unit(h, weight_hh, bias, true, s.clips != 0, s.clip);
-  const std::vector<T> projection = transpose(weight_ih, 3 * h, d, d, Vector<T>::size);
+  const Array<T> projection = transpose(weight_ih, 3 * h, d, d, Vector<T>::size);
   const Index ld = (3 * h + Vector<T>::size - 1) / Vector<T>::size * Vector<T>::size;
   divide(b, int(s.threads), [&](Index first, Index rows, Index) {
     Scratch scratch;
@@ -544,7 +570,7 @@ static void gru_backward(const GRUSizes& s, const T* inputs, const T* weight_ih,
   sums_hh.add_up(grad_hh);
   sums_bias.add_up(grad_bias);
   if (!sparse.first) return sums_ih.add_up(grad_ih);
-  std::vector<T> by_input(size_t(3 * h * d));
+  Array<T> by_input(size_t(3 * h * d));
   sums_ih.add_up(by_input.data());
   for (Index i = 0; i < 3 * h; i++)
     for (Index j = 0; j < d; j++) grad_ih[i * d + j] = by_input[size_t(j * 3 * h + i)];
@@ -587,9 +613,9 @@ static void decoder_forward(const DecoderSizes& s, const DecoderArrays<T>& a) {
   const T scale = T(s.scale);
   const Unit<T> gen(s.gen, a.gen_hh, a.gen_bias, true, s.clips_gen != 0, s.clip);
   const Unit<T> con(s.con, a.con_hh, a.con_bias, true, s.clips_con != 0, s.clip);
-  const std::vector<T> to_gen = transpose(a.gen_ih, g3, n_in, n_in);
-  const std::vector<T> to_fac = transpose(a.readout, s.fac, s.gen, s.gen);
-  std::vector<T> to_con, to_co;
+  const Array<T> to_gen = transpose(a.gen_ih, g3, n_in, n_in);
+  const Array<T> to_fac = transpose(a.readout, s.fac, s.gen, s.gen);
+  Array<T> to_con, to_co;
   if (use_con) {
     to_con = transpose(a.con_ih, c3, con_in, con_in);
     to_co = transpose(a.co_weight, 2 * s.co, s.con, s.con);
