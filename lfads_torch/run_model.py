@@ -132,8 +132,8 @@ def train(
     checkpoint: Path | None = None,
     callbacks: Sequence[pl.Callback] = (),
     loggers: Sequence[Logger] = (),
-) -> None:
-    """Train, continuing from a checkpoint if there is one.
+) -> pl.Trainer:
+    """Train, continuing from a checkpoint if there is one, and return the trainer.
 
     Parameters
     ----------
@@ -145,8 +145,10 @@ def train(
     callbacks = [*(instantiate(node, _convert_="all") for node in nodes), *callbacks]
     if config.get("seed") is not None:
         callbacks.append(EpochSeed(config.seed))
-    run.trainer = instantiate(config.trainer, callbacks=callbacks, logger=loggers, _convert_="all")
-    run.trainer.fit(run.model, run.datamodule, ckpt_path=checkpoint)
+    trainer = instantiate(config.trainer, callbacks=callbacks, logger=loggers, _convert_="all")
+    run.trainer = trainer
+    trainer.fit(run.model, run.datamodule, ckpt_path=checkpoint)
+    return trainer
 
 
 def sample(config: DictConfig, run: Run) -> None:

@@ -77,11 +77,11 @@ class SweepOptions:
         ValueError
             If an option is unknown, missing, or of no use.
         """
+        node: Any
         try:
             node = OmegaConf.to_container(config.sweep, resolve=True, throw_on_missing=True)
         except OmegaConfBaseException as error:
             raise ValueError(f"sweep cannot be read: {error}") from error
-        assert isinstance(node, dict)
         names = [field.name for field in dataclasses.fields(cls)]
         for name in map(str, node):
             if name not in names:

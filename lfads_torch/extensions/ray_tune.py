@@ -71,27 +71,29 @@ class LFADSTrial(tune.Trainable):  # type: ignore[misc]
     whole ``every`` before the first. It begins with the checkpoint that was last left or loaded.
 
     Ray calls the methods; :func:`run_trials` hands over ``settings``: ``config`` (YAML text that
-    hyperparameters are composed with), ``first``, ``every``, ``metric``, ``population`` (whether
-    a trial that has diverged will be replaced) and ``id`` (of the sweep).
+    hyperparameters are composed with), ``first``, ``every``, ``metric``, ``mode``, ``population``
+    (whether a trial that has diverged will be replaced) and ``id`` (of the sweep).
     """
 
     def setup(self, config: dict[str, Any], settings: dict[str, Any]) -> None:
         """Take up what stays the same over the trials of a process."""
         self.settings = settings
         self.token = uuid.uuid4().hex
-        self.folder: Path | None = None
-        self.reset_config(config)
+        self._become(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Become another trial, which starts anew unless a checkpoint is loaded next."""
         self.cleanup()
-        self.config = new_config
+        self._become(new_config)
+        return True
+
+    def _become(self, config: dict[str, Any]) -> None:
+        self.config = config
         # The same path on every node, since checkpoint callbacks remember where their files are.
         name = f"lfads_torch_{self.settings['id']}_{self.trial_id}"
         self.folder = Path(tempfile.gettempdir(), name)
         self.claimed = False
         self.kept = [LAST]
-        return True
 
     def step(self) -> dict[str, Any]:
         """Train up to the next boundary.
@@ -104,7 +106,6 @@ class LFADSTrial(tune.Trainable):  # type: ignore[misc]
             ``history`` (metrics of every epoch), ``train_seconds`` (of epochs) and ``done``. Where
             the loss became infinite or NaN: ``diverged``, with an infinite score.
         """
-        assert self.folder is not None  # of reset_config
         if not self.claimed:
             self._claim()
         config = self._compose()
@@ -119,7 +120,7 @@ class LFADSTrial(tune.Trainable):  # type: ignore[misc]
         with working_in(self.folder):
             run = build(config)
             try:
-                train(
+                trainer = train(
                     config,
                     run,
                     last if start else None,
@@ -128,22 +129,22 @@ class LFADSTrial(tune.Trainable):  # type: ignore[misc]
                 )
             except NonFiniteLossError as error:
                 log.warning("Trial %s: %s", self.trial_name, error)
+                worst = -math.inf if self.settings["mode"] == "max" else math.inf
                 return {
-                    self.settings["metric"]: math.inf,
+                    self.settings["metric"]: worst,
                     EPOCH: target,
                     DIVERGED: str(error),
                     "done": not self.settings["population"],
                 }
-        assert run.trainer is not None
         partial = self.folder / f"{LAST}.partial"
-        run.trainer.save_checkpoint(partial)
+        trainer.save_checkpoint(partial)
         partial.replace(last)
         rows = [row for _, row in sorted(history.rows.items())]
-        epoch = run.trainer.current_epoch
+        epoch = trainer.current_epoch
         return {
             **rows[-1],
             EPOCH: epoch,
-            **self._best(run.trainer.checkpoint_callback),
+            **self._best(trainer.checkpoint_callback),
             "history": rows,
             "train_seconds": stopwatch.seconds,
             # Fewer epochs than wanted: early stopping.
@@ -152,7 +153,6 @@ class LFADSTrial(tune.Trainable):  # type: ignore[misc]
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Copy what a later step, perhaps elsewhere, begins with, and the best model."""
-        assert self.folder is not None
         for name in self.kept:
             if (self.folder / name).is_file():
                 Path(checkpoint_dir, name).parent.mkdir(parents=True, exist_ok=True)
@@ -164,7 +164,7 @@ class LFADSTrial(tune.Trainable):  # type: ignore[misc]
 
     def cleanup(self) -> None:
         """Leave nothing behind."""
-        if self.folder is not None and self._owns():
+        if self._owns():
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def _claim(self, checkpoint: str | None = None) -> None:
@@ -172,7 +172,6 @@ class LFADSTrial(tune.Trainable):  # type: ignore[misc]
 
         Another process may have begun with the trial, and may clean up after this one took over.
         """
-        assert self.folder is not None
         fresh = self.folder.with_name(f"{self.folder.name}.{self.token}")
         shutil.rmtree(fresh, ignore_errors=True)
         if checkpoint is None:
@@ -186,13 +185,11 @@ class LFADSTrial(tune.Trainable):  # type: ignore[misc]
 
     def _owns(self) -> bool:
         """Tell whether the folder is still that of this process."""
-        assert self.folder is not None
         owner = self.folder / OWNER
         return owner.is_file() and owner.read_text() == self.token
 
     def _compose(self) -> DictConfig:
         """Return the configuration of the sweep with the values of this trial."""
-        assert self.folder is not None
         base = self.folder / "config.yaml"
         base.write_text(self.settings["config"])
         config = compose(base, hyperparameters(self.config))
@@ -208,7 +205,6 @@ class LFADSTrial(tune.Trainable):  # type: ignore[misc]
         path = Path(getattr(callback, "best_model_path", "") or "")
         if not path.is_file():
             return {}
-        assert self.folder is not None
         file = str(path.relative_to(self.folder.resolve()))
         self.kept = [LAST, file]
         return {BEST_SCORE: float(callback.best_model_score), BEST_FILE: file}
@@ -549,6 +545,7 @@ def run_trials(
             "first": first,
             "every": every,
             "metric": options.metric,
+            "mode": options.mode,
             "population": population,
             "id": options.id,
         }

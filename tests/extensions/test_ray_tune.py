@@ -72,6 +72,7 @@ def make_trial(data):
             "first": 2,
             "every": 2,
             "metric": "valid/recon_smth",
+            "mode": "min",
             "population": True,
             "id": "sweep",
             **changes,
