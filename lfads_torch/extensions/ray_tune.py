@@ -571,8 +571,8 @@ def run_trials(
             scheduler=scheduler,
             time_budget_s=options.time_budget_hours and options.time_budget_hours * 3600,
             checkpoint_config=tune.CheckpointConfig(
-                # An exploited checkpoint has to stay for a generation.
-                num_to_keep=2 if population else 4 if exploits else 1,
+                # One may yet be exploited, or be the last that the saved state of the search knows.
+                num_to_keep=4 if exploits and not population else 2,
                 checkpoint_frequency=1,
                 checkpoint_at_end=True,
             ),
@@ -611,6 +611,8 @@ def _cluster(options: SweepOptions) -> Iterator[None]:
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # The state of the search is small: it is saved every second.
+    os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "1")
     # Ray's answer to Ctrl-C ends all trials as if they had been trained. Without it, Ctrl-C is
     # what a kill is, which a search is resumed from.
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
@@ -789,6 +791,21 @@ class Recorder(tune.Callback):  # type: ignore[misc]
         self.start = time.monotonic()
         self.epochs = 0
         self._last_said = self.start
+
+    def on_trial_start(
+        self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
+    ) -> None:
+        """Forget checkpoints that were deleted after the state of a resumed search was written.
+
+        Ray would fail to delete them again, and count its checkpoints wrongly from there.
+        """
+        manager = trial.run_metadata.checkpoint_manager
+        files = trial.storage.storage_filesystem
+        manager._checkpoint_results = [
+            result
+            for result in manager._checkpoint_results
+            if files.get_file_info(result.checkpoint.path).type.name != "NotFound"
+        ]
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any

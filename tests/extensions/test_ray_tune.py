@@ -1021,3 +1021,22 @@ def test_progress_goes_on_where_the_search_was_interrupted(tmp_path, capsys):
     record(Recorder(make_options(), tmp_path), trials, trials[1], 130, 1.0)
     assert "best 0.5 (abc_00000), median 0.75" in capsys.readouterr().out
     assert len(read_history(tmp_path)) == 2
+
+
+def test_checkpoints_deleted_after_the_state_was_saved_are_forgotten(tmp_path):
+    from types import SimpleNamespace
+
+    from pyarrow.fs import LocalFileSystem
+
+    (tmp_path / "there").mkdir()
+    results = [
+        SimpleNamespace(checkpoint=SimpleNamespace(path=str(tmp_path / name)))
+        for name in ("gone", "there")
+    ]
+    manager = SimpleNamespace(_checkpoint_results=results)
+    trial = SimpleNamespace(
+        run_metadata=SimpleNamespace(checkpoint_manager=manager),
+        storage=SimpleNamespace(storage_filesystem=LocalFileSystem()),
+    )
+    ray_tune.Recorder(None, tmp_path).on_trial_start(0, [trial], trial)
+    assert manager._checkpoint_results == results[1:]
