@@ -1038,5 +1038,5 @@ def test_checkpoints_deleted_after_the_state_was_saved_are_forgotten(tmp_path):
         run_metadata=SimpleNamespace(checkpoint_manager=manager),
         storage=SimpleNamespace(storage_filesystem=LocalFileSystem()),
     )
-    ray_tune.Recorder(None, tmp_path).on_trial_start(0, [trial], trial)
+    Recorder(None, tmp_path).on_trial_start(0, [trial], trial)
     assert manager._checkpoint_results == results[1:]
