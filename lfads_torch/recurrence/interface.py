@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
-from lfads_torch.modules.dropout import draw_keep
 from lfads_torch.recurrence import build, compiled, eager
 from lfads_torch.recurrence.layout import (
     DecoderGrads,
@@ -18,6 +17,7 @@ from lfads_torch.recurrence.layout import (
     GRUInputs,
     GRUTrace,
 )
+from lfads_torch.utils import random_mask
 
 if TYPE_CHECKING:
     from lfads_torch.modules.decoder import DecoderCell, MakePosterior
@@ -206,10 +206,10 @@ def draw(cell: "DecoderCell", args: DecoderInputs, co_posterior: "MakePosterior 
         n_fac, n_gen = args.readout.shape
         draws = draws._replace(scale=1 / (1 - rate))
         if cell.use_con:
-            keep_f = draw_keep((n_bins, n_trials, n_fac), rate, args.ext.device)
-            draws = draws._replace(keep_f=keep_f)
-        keep_g = draw_keep((n_bins, n_trials, n_gen), rate, args.ext.device)
-        draws = draws._replace(keep_g=keep_g)
+            keep_f = random_mask((n_bins, n_trials, n_fac), 1 - rate, args.ext.device)
+            draws = draws._replace(keep_f=keep_f.view(torch.uint8))
+        keep_g = random_mask((n_bins, n_trials, n_gen), 1 - rate, args.ext.device)
+        draws = draws._replace(keep_g=keep_g.view(torch.uint8))
     return draws
 
 
