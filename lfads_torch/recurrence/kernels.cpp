@@ -43,24 +43,6 @@ static void blas(const char* ta, const char* tb, const int* m, const int* n, con
   dgemm(ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
 }
 
-// C (m, n) = A (m, k) B (k, n) + beta C, row by row; A is stored as (k, m) if `transposed`.
-// The library stores by columns, so that it sees the transpose of everything.
-template <class T>
-static void product(bool transposed, Index m, Index n, Index k, const T* a, Index lda, const T* b,
-                    Index ldb, T beta, T* c, Index ldc) {
-  if (m == 0 || n == 0) return;
-  if (k == 0) {
-    if (beta == 0)
-      for (Index i = 0; i < m; i++) std::fill(c + i * ldc, c + i * ldc + n, T(0));
-    return;
-  }
-  const int im = int(m), in = int(n), ik = int(k);
-  const int ia = int(std::max<Index>(lda, 1)), ib = int(std::max<Index>(ldb, 1));
-  const int ic = int(std::max<Index>(ldc, 1));
-  const T one = 1;
-  blas("N", transposed ? "T" : "N", &in, &im, &ik, &one, b, &ib, a, &ia, &beta, c, &ic);
-}
-
 // Memory that begins where a line of the cache does. The rounding of a matrix product may depend on
 // that, and a run that is resumed shall round as it did.
 template <class T>
@@ -86,6 +68,182 @@ struct Aligned {
 template <class T>
 using Array = std::vector<T, Aligned<T>>;
 
+// Vectors of one register, and how many rows by how many vectors of a product are held in registers.
+#if defined(__AVX512F__)
+static const int BYTES = 64, TILE_ROWS = 8, TILE_VECTORS = 3;
+#elif defined(__AVX2__) && defined(__FMA__)
+static const int BYTES = 32, TILE_ROWS = 4, TILE_VECTORS = 3;
+#else
+static const int BYTES = 16, TILE_ROWS = 0, TILE_VECTORS = 0;
+#endif
+// Whether products are our own, which on small matrices are faster than a library that has to
+// rearrange its arguments in every call, and which round each row alike wherever it stands.
+static const bool OWN = TILE_ROWS > 0;
+
+template <class T>
+struct Vector {
+  typedef T type __attribute__((vector_size(BYTES)));
+  static const Index size = BYTES / sizeof(T);
+};
+
+template <class V, class T>
+static inline V load(const T* p) {
+  V v;
+  __builtin_memcpy(&v, p, sizeof v);
+  return v;
+}
+
+// C (M, n) = A (M, k) B (k, N vectors), added to C if `add`; A is stored as (k, M) if `transposed`.
+// Only n columns of C are there.
+template <class T, int M, int N, bool transposed>
+static inline void tile(Index n, Index k, const T* a, Index lda, const T* b, Index ldb, bool add,
+                        T* c, Index ldc) {
+  typedef typename Vector<T>::type V;
+  const Index size = Vector<T>::size;
+  const bool cut = n < N * size;
+  T edge[M * N * Vector<T>::size];
+  T* to = c;
+  Index ld = ldc;
+  if (cut) {
+    to = edge;
+    ld = N * size;
+    for (int i = 0; i < M && add; i++) std::memcpy(edge + i * ld, c + i * ldc, size_t(n) * sizeof(T));
+  }
+  V sum[M][N];
+#pragma GCC unroll 8
+  for (int i = 0; i < M; i++)
+#pragma GCC unroll 8
+    for (int j = 0; j < N; j++) sum[i][j] = add ? load<V>(to + i * ld + j * size) : V{};
+  for (Index p = 0; p < k; p++) {
+    V row[N];
+#pragma GCC unroll 8
+    for (int j = 0; j < N; j++) row[j] = load<V>(b + p * ldb + j * size);
+#pragma GCC unroll 8
+    for (int i = 0; i < M; i++) {
+      const T x = transposed ? a[p * lda + i] : a[i * lda + p];
+#pragma GCC unroll 8
+      for (int j = 0; j < N; j++) sum[i][j] += x * row[j];
+    }
+  }
+#pragma GCC unroll 8
+  for (int i = 0; i < M; i++)
+#pragma GCC unroll 8
+    for (int j = 0; j < N; j++) __builtin_memcpy(to + i * ld + j * size, &sum[i][j], sizeof(V));
+  for (int i = 0; i < M && cut; i++)
+    std::memcpy(c + i * ldc, edge + i * ld, size_t(n) * sizeof(T));
+}
+
+// The same for m rows, M at a time and the rest fewer at a time.
+template <class T, int M, int N, bool transposed>
+static inline void tiles(Index m, Index n, Index k, const T* a, Index lda, const T* b, Index ldb,
+                         bool add, T* c, Index ldc) {
+  Index i = 0;
+  for (; i + M <= m; i += M)
+    tile<T, M, N, transposed>(n, k, a + i * (transposed ? 1 : lda), lda, b, ldb, add, c + i * ldc,
+                              ldc);
+  if constexpr (M > 1)
+    if (i < m)
+      tiles<T, M / 2, N, transposed>(m - i, n, k, a + i * (transposed ? 1 : lda), lda, b, ldb, add,
+                                     c + i * ldc, ldc);
+}
+
+template <class T, bool transposed>
+static void tiles_of(Index vectors, Index m, Index n, Index k, const T* a, Index lda, const T* b,
+                     Index ldb, bool add, T* c, Index ldc) {
+  const int M = OWN ? TILE_ROWS : 1;
+  switch (vectors) {
+    case 1: return tiles<T, M, 1, transposed>(m, n, k, a, lda, b, ldb, add, c, ldc);
+    case 2: return tiles<T, M, 2, transposed>(m, n, k, a, lda, b, ldb, add, c, ldc);
+    default: return tiles<T, M, 3, transposed>(m, n, k, a, lda, b, ldb, add, c, ldc);
+  }
+}
+
+// How many of the vectors that are left to take into a tile: 4 are 2 and 2, not 3 and 1.
+static Index tile_width(Index left) {
+  return left == TILE_VECTORS + 1 ? TILE_VECTORS - 1 : std::min<Index>(left, TILE_VECTORS);
+}
+
+template <class T>
+static void library_product(bool transposed, Index m, Index n, Index k, const T* a, Index lda,
+                            const T* b, Index ldb, bool add, T* c, Index ldc) {
+  // The library stores by columns, so that it sees the transpose of everything.
+  const int im = int(m), in = int(n), ik = int(k);
+  const int ia = int(std::max<Index>(lda, 1)), ib = int(ldb), ic = int(ldc);
+  const T one = 1, beta = add ? 1 : 0;
+  blas("N", transposed ? "T" : "N", &in, &im, &ik, &one, b, &ib, a, &ia, &beta, c, &ic);
+}
+
+// A matrix (k, n) that others are multiplied by, arranged for that.
+template <class T>
+class Factor {
+ public:
+  Factor() = default;
+  // From rows of length `ld`; from its transpose (n, k) if `transposed`.
+  Factor(Index k, Index n, const T* from, Index ld, bool transposed) : k_(k), n_(n) {
+    const auto at = [&](Index p, Index j) { return from[transposed ? j * ld + p : p * ld + j]; };
+    if (!OWN) {
+      values_.resize(size_t(k * n));
+      for (Index p = 0; p < k; p++)
+        for (Index j = 0; j < n; j++) values_[size_t(p * n + j)] = at(p, j);
+      return;
+    }
+    const Index size = Vector<T>::size;
+    Index first = 0;
+    for (Index left = (n + size - 1) / size, taken; left > 0; left -= taken) {
+      taken = tile_width(left);
+      Panel panel{first, taken, std::min(n, taken * size), values_.size()};
+      // The last one ends with the matrix. Where it overlaps the one before, it holds zeros.
+      if (first + taken * size > n) panel.first = n - panel.columns;
+      values_.resize(panel.offset + size_t(k * taken * size), T(0));
+      for (Index p = 0; p < k; p++)
+        for (Index j = first; j < std::min(n, first + taken * size); j++)
+          values_[panel.offset + size_t(p * taken * size + j - panel.first)] = at(p, j);
+      panels_.push_back(panel);
+      first += taken * size;
+    }
+    // So the last is written first, and its zeros are overwritten.
+    std::reverse(panels_.begin(), panels_.end());
+  }
+
+  // C (rows, n) = A (rows, k) times this matrix, added to C if `add`.
+  void multiply(Index rows, const T* a, Index lda, bool add, T* c, Index ldc) const {
+    if (rows == 0 || n_ == 0) return;
+    if (k_ == 0) {
+      for (Index i = 0; i < rows && !add; i++) std::fill(c + i * ldc, c + i * ldc + n_, T(0));
+      return;
+    }
+    if (!OWN) return library_product(false, rows, n_, k_, a, lda, values_.data(), n_, add, c, ldc);
+    for (const Panel& panel : panels_)
+      tiles_of<T, false>(panel.vectors, rows, panel.columns, k_, a, lda,
+                         values_.data() + panel.offset, panel.vectors * Vector<T>::size, add,
+                         c + panel.first, ldc);
+  }
+
+ private:
+  struct Panel {
+    Index first, vectors, columns;
+    size_t offset;
+  };
+  Index k_ = 0, n_ = 0;
+  std::vector<Panel> panels_;
+  Array<T> values_;
+};
+
+// C (m, n) += the transpose of A (rows, m), times B (rows, n). A vector beyond B must be readable.
+template <class T>
+static void add_outer(Index m, Index n, Index rows, const T* a, Index lda, const T* b, Index ldb,
+                      T* c, Index ldc) {
+  if (m == 0 || n == 0 || rows == 0) return;
+  if (!OWN) return library_product(true, m, n, rows, a, lda, b, ldb, true, c, ldc);
+  const Index size = Vector<T>::size;
+  for (Index j = 0, taken; j < n; j += taken * size) {
+    taken = tile_width((n - j + size - 1) / size);
+    tiles_of<T, true>(taken, m, std::min(n - j, taken * size), rows, a, lda, b + j, ldb, true, c + j,
+                      ldc);
+  }
+}
+
+// To rows of `pad` columns or multiples.
 template <class T>
 static Array<T> transpose(const T* matrix, Index rows, Index columns, Index ld, Index pad = 1) {
   const Index out_ld = (rows + pad - 1) / pad * pad;
@@ -142,19 +300,6 @@ static inline float hyperbolic(float x) {
 static inline double hyperbolic(double x) { return std::tanh(x); }
 
 // ---------------------------------------------------------------- rows with many zeros
-
-template <class T>
-struct Vector {
-  typedef T type __attribute__((vector_size(64)));
-  static const Index size = 64 / sizeof(T);
-};
-
-template <class V, class T>
-static inline V load(const T* p) {
-  V v;
-  __builtin_memcpy(&v, p, sizeof v);
-  return v;
-}
 
 // out = sum of value[i] * matrix[index[i]], for N vectors of a row.
 template <int N, class T>
@@ -253,25 +398,59 @@ class Scratch {
   }
 };
 
+static const Index BLOCK = 2 * TILE_ROWS;  // trials whose bin is done while it is in the nearest cache
+
 // What all threads need of a unit's weights.
 template <class T>
 struct Unit {
   Index size;
-  const T *weight, *bias;            // (3H, H), (3H)
-  Array<T> to_zr, to_n;              // (H, 2H), (H, H)
+  const T* bias;                     // (3H)
+  Factor<T> to_zr, to_n;             // (H, 2H), (H, H)
+  Factor<T> from_zr, from_n;         // (2H, H), (H, H)
   bool clips;
   T clip;
-  Unit(Index size, const T* weight, const T* bias, bool transposed, bool clips, double clip)
-      : size(size), weight(weight), bias(bias), clips(clips), clip(T(clip)) {
-    if (!transposed) return;
-    to_zr = transpose(weight, 2 * size, size, size);
-    to_n = transpose(weight + 2 * size * size, size, size, size);
+  // For steps forward if there is a bias, else for steps back.
+  Unit(Index size, const T* weight, const T* bias, bool clips, double clip)
+      : size(size), bias(bias), clips(clips), clip(T(clip)) {
+    const T* weight_n = weight + 2 * size * size;
+    if (bias) {
+      to_zr = Factor<T>(size, 2 * size, weight, size, true);
+      to_n = Factor<T>(size, size, weight_n, size, true);
+    } else {
+      from_zr = Factor<T>(2 * size, size, weight, size, false);
+      from_n = Factor<T>(size, size, weight_n, size, false);
+    }
   }
 
   // Turn projected inputs without bias into gates (rows, 3H), and write the states after the bin.
   void step(Index rows, T* gates, const T* before, T* after, T* reset) const {
+    const Index h = size, block = OWN ? BLOCK : rows;
+    for (Index i = 0; i < rows; i += block)
+      step_block(std::min(block, rows - i), gates + i * 3 * h, before + i * h, after + i * h, reset);
+  }
+
+  // From the gradient of the state after a bin (rows, H) to those of the gates and of the state
+  // before it (in `carry`); also copy that state, and its product with the reset gate, to rows that
+  // the gradients of the weights are made from.
+  void back(Index rows, const T* gates, const T* before, T* carry, T* grads, T* states, T* resets,
+            T* grad_reset, T* grad_bias) const {
+    const Index h = size, block = OWN ? BLOCK : rows;
+    for (Index i = 0; i < rows; i += block)
+      back_block(std::min(block, rows - i), gates + i * 3 * h, before + i * h, carry + i * h,
+                 grads + i * 3 * h, states + i * h, resets + i * h, grad_reset, grad_bias);
+  }
+
+  void weight_gradient(Index rows, const T* grads, const T* states, const T* resets,
+                       T* grad_weight) const {
     const Index h = size;
-    product<T>(false, rows, 2 * h, h, before, h, to_zr.data(), 2 * h, 1, gates, 3 * h);
+    add_outer(2 * h, h, rows, grads, 3 * h, states, h, grad_weight, h);
+    add_outer(h, h, rows, grads + 2 * h, 3 * h, resets, h, grad_weight + 2 * h * h, h);
+  }
+
+ private:
+  void step_block(Index rows, T* gates, const T* before, T* after, T* reset) const {
+    const Index h = size;
+    to_zr.multiply(rows, before, h, true, gates, 3 * h);
     for (Index i = 0; i < rows; i++) {
       T* __restrict__ zr = gates + i * 3 * h;
       const T *r = zr + h, *old = before + i * h;
@@ -279,7 +458,7 @@ struct Unit {
       for (Index j = 0; j < 2 * h; j++) zr[j] = sigmoid(zr[j] + bias[j]);
       for (Index j = 0; j < h; j++) out[j] = r[j] * old[j];
     }
-    product<T>(false, rows, h, h, reset, h, to_n.data(), h, 1, gates + 2 * h, 3 * h);
+    to_n.multiply(rows, reset, h, true, gates + 2 * h, 3 * h);
     for (Index i = 0; i < rows; i++) {
       const T *z = gates + i * 3 * h, *old = before + i * h, *b = bias + 2 * h;
       T* __restrict__ n = gates + i * 3 * h + 2 * h;
@@ -295,11 +474,8 @@ struct Unit {
     }
   }
 
-  // From the gradient of the state after a bin (rows, H) to those of the gates and of the state
-  // before it (in `carry`); also copy that state, and its product with the reset gate, to rows that
-  // the gradients of the weights are made from.
-  void back(Index rows, const T* gates, const T* before, T* carry, T* grads, T* states, T* resets,
-            T* grad_reset, T* grad_bias) const {
+  void back_block(Index rows, const T* gates, const T* before, T* carry, T* grads, T* states, T* resets,
+                  T* grad_reset, T* grad_bias) const {
     const Index h = size;
     for (Index i = 0; i < rows; i++) {
       const T *z = gates + i * 3 * h, *r = z + h, *n = r + h, *old = before + i * h;
@@ -324,7 +500,7 @@ struct Unit {
         reset[j] = r[j] * old[j];
       }
     }
-    product<T>(false, rows, h, h, grads + 2 * h, 3 * h, weight + 2 * h * h, h, 0, grad_reset, h);
+    from_n.multiply(rows, grads + 2 * h, 3 * h, false, grad_reset, h);
     for (Index i = 0; i < rows; i++) {
       const T *r = gates + i * 3 * h + h, *reset = resets + i * h, *from = grad_reset + i * h;
       T *d = carry + i * h, *dr = grads + i * 3 * h + h, *bias_r = grad_bias + h;
@@ -336,44 +512,33 @@ struct Unit {
         d[j] += from[j] * r[j];
       }
     }
-    product<T>(false, rows, h, 2 * h, grads, 3 * h, weight, h, 1, carry, h);
-  }
-
-  void weight_gradient(Index rows, const T* grads, const T* states, const T* resets,
-                       T* grad_weight) const {
-    const Index h = size;
-    product<T>(true, 2 * h, h, rows, grads, 3 * h, states, h, 1, grad_weight, h);
-    product<T>(true, h, h, rows, grads + 2 * h, 3 * h, resets, h, 1, grad_weight + 2 * h * h, h);
+    from_zr.multiply(rows, grads, 3 * h, true, carry, h);
   }
 };
 
 // ---------------------------------------------------------------- threads
 
-static const Index MOST_TRIALS = 256;  // that one thread steps together, so that they fit its cache
-static const Index ROWS = 512;         // trials times bins behind one product for a weight gradient
-
-// Call work(first trial, trials, chunk) for chunks of trials, on so many threads.
-template <class Work>
-static void divide(Index n_trials, int threads, const Work& work) {
-  threads = int(std::max<Index>(1, std::min<Index>(threads, n_trials)));
-  const Index per_thread = (n_trials + threads - 1) / threads;
-  const Index parts = (per_thread + MOST_TRIALS - 1) / MOST_TRIALS;
-  const Index chunks = std::min(n_trials, threads * parts);
-#ifdef _OPENMP
-#pragma omp parallel for num_threads(threads) schedule(static, 1)
-#endif
-  for (Index c = 0; c < chunks; c++) {
-    const int before = set_threads && threads > 1 ? set_threads(1) : 0;
-    const Index first = n_trials * c / chunks, last = n_trials * (c + 1) / chunks;
-    work(first, last - first, c);
-    if (set_threads && threads > 1) set_threads(before);
-  }
-}
+static const Index STRIP = OWN ? 32 : 256;  // trials that are stepped together, to fit the cache
+static const Index ROWS = OWN ? 256 : 512;  // trials times bins behind one product for a weight gradient
 
 static Index n_chunks(Index n_trials, int threads) {
-  threads = int(std::max<Index>(1, std::min<Index>(threads, n_trials)));
-  const Index per_thread = (n_trials + threads - 1) / threads;
-  return std::min(n_trials, threads * ((per_thread + MOST_TRIALS - 1) / MOST_TRIALS));
+  return std::max<Index>(1, std::min<Index>(threads, n_trials));
+}
+
+// Call work(first trial, trials, chunk) for strips of trials; those of a chunk one after the other.
+template <class Work>
+static void divide(Index n_trials, int threads, const Work& work) {
+  const Index chunks = n_chunks(n_trials, threads);
+#ifdef _OPENMP
+#pragma omp parallel for num_threads(int(chunks)) schedule(static, 1)
+#endif
+  for (Index c = 0; c < chunks; c++) {
+    const int before = set_threads && chunks > 1 ? set_threads(1) : 0;
+    const Index last = n_trials * (c + 1) / chunks;
+    for (Index first = n_trials * c / chunks; first < last; first += STRIP)
+      work(first, std::min(STRIP, last - first), c);
+    if (set_threads && chunks > 1) set_threads(before);
+  }
 }
 
 // Sums of every chunk, which are added up in the order of the chunks whatever thread had them.
@@ -382,8 +547,9 @@ class Sums {
  public:
   Sums(Index chunks, Index size) : size_(size), parts_(size_t(chunks)) {}
   T* of(Index chunk) {
-    parts_[size_t(chunk)].assign(size_t(size_), T(0));
-    return parts_[size_t(chunk)].data();
+    Array<T>& part = parts_[size_t(chunk)];
+    part.resize(size_t(size_), T(0));
+    return part.data();
   }
   void add_up(T* out) const {
     std::fill(out, out + size_, T(0));
@@ -421,8 +587,15 @@ static void masked(Index rows, Index n, const T* from, const uint8_t* keep, T sc
     const T* __restrict__ f = from + i * n;
     const uint8_t* __restrict__ k = keep + i * n;
     T* __restrict__ o = to + i * to_ld;
-    for (Index j = 0; j < n; j++) o[j] = k[j] ? f[j] * scale : T(0);
+    for (Index j = 0; j < n; j++) o[j] = T(k[j]) * scale * f[j];
   }
+}
+
+// to += from * keep * scale.
+template <class T>
+static void add_masked(Index n, const T* __restrict__ from, const uint8_t* __restrict__ keep, T scale,
+                       T* __restrict__ to) {
+  for (Index i = 0; i < n; i++) to[i] += T(keep[i]) * scale * from[i];
 }
 
 // ---------------------------------------------------------------- recurrent unit over time
@@ -490,9 +663,11 @@ template <class T>
 static void gru_forward(const GRUSizes& s, const T* inputs, const T* weight_ih, const T* weight_hh,
                         const T* bias, const Sparse<T>& sparse, T* states, T* gates) {
   const Index h = s.units, d = s.inputs, b = s.trials;
-  const Unit<T> unit(h, weight_hh, bias, true, s.clips != 0, s.clip);
-  const Array<T> projection = transpose(weight_ih, 3 * h, d, d, Vector<T>::size);
+  const Unit<T> unit(h, weight_hh, bias, s.clips != 0, s.clip);
+  const Factor<T> projection(sparse.first ? 0 : d, 3 * h, weight_ih, d, true);
   const Index ld = (3 * h + Vector<T>::size - 1) / Vector<T>::size * Vector<T>::size;
+  Array<T> by_input;
+  if (sparse.first) by_input = transpose(weight_ih, 3 * h, d, d, Vector<T>::size);
   divide(b, int(s.threads), [&](Index first, Index rows, Index) {
     Scratch scratch;
     T* reset = scratch.take<T>(rows * h);
@@ -504,11 +679,11 @@ static void gru_forward(const GRUSizes& s, const T* inputs, const T* weight_ih, 
       if (sparse.first)
         for (Index i = 0; i < rows; i++) {
           const int32_t* at = sparse.first + t * b + first + i;
-          gather(projection.data(), ld, sparse.index + at[0], sparse.value + at[0], at[1] - at[0],
+          gather(by_input.data(), ld, sparse.index + at[0], sparse.value + at[0], at[1] - at[0],
                  g + i * 3 * h, 3 * h);
         }
       else
-        product<T>(false, rows, 3 * h, d, x, s.input_trial, projection.data(), ld, 0, g, 3 * h);
+        projection.multiply(rows, x, s.input_trial, false, g, 3 * h);
       const T* before = states + ((s.reverse ? t + 1 : t) * b + first) * h;
       T* after = states + ((s.reverse ? t : t + 1) * b + first) * h;
       unit.step(rows, g, before, after, reset);
@@ -521,7 +696,8 @@ static void gru_backward(const GRUSizes& s, const T* inputs, const T* weight_ih,
                          const T* weight_hh, const Sparse<T>& sparse, const T* states,
                          const T* gates, const T* grad_states, T* carry, T* grad_inputs, T* grad_ih, T* grad_hh, T* grad_bias) {
   const Index h = s.units, d = s.inputs, b = s.trials;
-  const Unit<T> unit(h, weight_hh, nullptr, false, s.clips != 0, s.clip);
+  const Unit<T> unit(h, weight_hh, nullptr, s.clips != 0, s.clip);
+  const Factor<T> to_inputs(grad_inputs ? 3 * h : 0, d, weight_ih, d, false);
   const Index chunks = n_chunks(b, int(s.threads));
   Sums<T> sums_ih(chunks, 3 * h * d), sums_hh(chunks, 3 * h * h), sums_bias(chunks, 3 * h);
   divide(b, int(s.threads), [&](Index first, Index rows, Index chunk) {
@@ -557,12 +733,12 @@ static void gru_backward(const GRUSizes& s, const T* inputs, const T* weight_ih,
       else
         copy_rows(rows, d, x, s.input_trial, dense + slot * rows * d, d);
       if (grad_inputs)
-        product<T>(false, rows, d, 3 * h, dg, 3 * h, weight_ih, d, 0,
-                   grad_inputs + (first * s.bins + t) * d, s.bins * d);
+        to_inputs.multiply(rows, dg, 3 * h, false, grad_inputs + (first * s.bins + t) * d,
+                           s.bins * d);
       if (++slot == slots || k == 0) {
         unit.weight_gradient(slot * rows, grads, olds, resets, own_hh);
         if (!sparse.first)
-          product<T>(true, 3 * h, d, slot * rows, grads, 3 * h, dense, d, 1, own_ih, d);
+          add_outer(3 * h, d, slot * rows, grads, 3 * h, dense, d, own_ih, d);
         slot = 0;
       }
     }
@@ -611,15 +787,13 @@ static void decoder_forward(const DecoderSizes& s, const DecoderArrays<T>& a) {
   const Index con_in = s.ci + s.fac;
   const bool use_con = s.con > 0;
   const T scale = T(s.scale);
-  const Unit<T> gen(s.gen, a.gen_hh, a.gen_bias, true, s.clips_gen != 0, s.clip);
-  const Unit<T> con(s.con, a.con_hh, a.con_bias, true, s.clips_con != 0, s.clip);
-  const Array<T> to_gen = transpose(a.gen_ih, g3, n_in, n_in);
-  const Array<T> to_fac = transpose(a.readout, s.fac, s.gen, s.gen);
-  Array<T> to_con, to_co;
-  if (use_con) {
-    to_con = transpose(a.con_ih, c3, con_in, con_in);
-    to_co = transpose(a.co_weight, 2 * s.co, s.con, s.con);
-  }
+  const Unit<T> gen(s.gen, a.gen_hh, a.gen_bias, s.clips_gen != 0, s.clip);
+  const Unit<T> con(s.con, a.con_hh, a.con_bias, s.clips_con != 0, s.clip);
+  const Factor<T> to_gen(n_in, g3, a.gen_ih, n_in, true);
+  const Factor<T> to_fac(s.gen, s.fac, a.readout, s.gen, true);
+  const Factor<T> ci_to_con(s.ci, c3, a.con_ih, con_in, true);
+  const Factor<T> fac_to_con(use_con ? s.fac : 0, c3, a.con_ih + s.ci, con_in, true);
+  const Factor<T> to_co(s.con, 2 * s.co, a.co_weight, s.con, true);
   divide(b, int(s.threads), [&](Index first, Index rows, Index) {
     Scratch scratch;
     T* reset = scratch.take<T>(rows * std::max(s.gen, s.con));
@@ -638,9 +812,9 @@ static void decoder_forward(const DecoderSizes& s, const DecoderArrays<T>& a) {
         T* gates = a.con_gates ? a.con_gates + row * c3 : con_unsaved;
         // Samples of a trial share its controller inputs, and so what these are projected to.
         T* projected = s.repeats > 1 ? shared : gates;
-        product<T>(false, owner(first + rows - 1) + 1 - owner(first), c3, s.ci,
-                   a.ci + owner(first) * s.ci_trial + t * s.ci_bin, s.ci_trial,
-                   to_con.data(), c3, 0, projected, c3);
+        ci_to_con.multiply(owner(first + rows - 1) + 1 - owner(first),
+                           a.ci + owner(first) * s.ci_trial + t * s.ci_bin, s.ci_trial, false,
+                           projected, c3);
         if (s.repeats > 1)
           for (Index i = 0; i < rows; i++)
             copy_rows(1, c3, shared + (owner(first + i) - owner(first)) * c3, c3,
@@ -650,13 +824,11 @@ static void decoder_forward(const DecoderSizes& s, const DecoderArrays<T>& a) {
           masked(rows, s.fac, factors, a.keep_f + row * s.fac, scale, kept_f, s.fac);
           factors = kept_f;
         }
-        product<T>(false, rows, c3, s.fac, factors, s.fac, to_con.data() + s.ci * c3, c3, 1, gates,
-                   c3);
+        fac_to_con.multiply(rows, factors, s.fac, true, gates, c3);
         T* after = a.con_states + next * s.con;
         con.step(rows, gates, a.con_states + row * s.con, after, reset);
         T* co = a.co + row * 2 * s.co;
-        product<T>(false, rows, 2 * s.co, s.con, after, s.con, to_co.data(), 2 * s.co, 0, co,
-                   2 * s.co);
+        to_co.multiply(rows, after, s.con, false, co, 2 * s.co);
         for (Index i = 0; i < rows; i++)
           for (Index j = 0; j < s.co; j++) {
             T* out = co + i * 2 * s.co;
@@ -669,26 +841,14 @@ static void decoder_forward(const DecoderSizes& s, const DecoderArrays<T>& a) {
           }
       }
       T* gates = a.gen_gates ? a.gen_gates + row * g3 : gen_unsaved;
-      if (n_in <= 8)
-        for (Index i = 0; i < rows; i++) {
-          T* __restrict__ out = gates + i * g3;
-          std::fill(out, out + g3, T(0));
-          for (Index k = 0; k < n_in; k++) {
-            const T v = inputs[i * n_in + k];
-            const T* __restrict__ w = to_gen.data() + k * g3;
-            for (Index j = 0; j < g3; j++) out[j] += v * w[j];
-          }
-        }
-      else
-        product<T>(false, rows, g3, n_in, inputs, n_in, to_gen.data(), g3, 0, gates, g3);
+      to_gen.multiply(rows, inputs, n_in, false, gates, g3);
       const T* states = a.gen_states + next * s.gen;
       gen.step(rows, gates, a.gen_states + row * s.gen, a.gen_states + next * s.gen, reset);
       if (a.keep_g) {
         masked(rows, s.gen, states, a.keep_g + row * s.gen, scale, kept_g, s.gen);
         states = kept_g;
       }
-      product<T>(false, rows, s.fac, s.gen, states, s.gen, to_fac.data(), s.fac, 0,
-                 a.factors + next * s.fac, s.fac);
+      to_fac.multiply(rows, states, s.gen, false, a.factors + next * s.fac, s.fac);
     }
   });
 }
@@ -700,8 +860,13 @@ static void decoder_backward(const DecoderSizes& s, const DecoderArrays<T>& a,
   const Index con_in = s.ci + s.fac;
   const bool use_con = s.con > 0;
   const T scale = T(s.scale);
-  const Unit<T> gen(s.gen, a.gen_hh, nullptr, false, s.clips_gen != 0, s.clip);
-  const Unit<T> con(s.con, a.con_hh, nullptr, false, s.clips_con != 0, s.clip);
+  const Unit<T> gen(s.gen, a.gen_hh, nullptr, s.clips_gen != 0, s.clip);
+  const Unit<T> con(s.con, a.con_hh, nullptr, s.clips_con != 0, s.clip);
+  const Factor<T> from_fac(s.fac, s.gen, a.readout, s.gen, false);
+  const Factor<T> to_gen_in(g3, n_in, a.gen_ih, n_in, false);
+  const Factor<T> from_co(co2, s.con, a.co_weight, s.con, false);
+  const Factor<T> con_to_ci(d.ci ? c3 : 0, s.ci, a.con_ih, con_in, false);
+  const Factor<T> con_to_fac(c3, s.fac, a.con_ih + s.ci, con_in, false);
   const Index chunks = n_chunks(b, int(s.threads));
   Sums<T> gen_ih(chunks, g3 * n_in), gen_hh(chunks, g3 * s.gen), gen_bias(chunks, g3);
   Sums<T> con_ih(chunks, c3 * con_in), con_hh(chunks, c3 * s.con), con_bias(chunks, c3);
@@ -741,10 +906,10 @@ static void decoder_backward(const DecoderSizes& s, const DecoderArrays<T>& a,
       const uint8_t* keep_g = a.keep_g ? a.keep_g + row * s.gen : nullptr;
       masked(rows, s.gen, a.gen_states + next * s.gen, keep_g, scale, gen_kept + at * s.gen, s.gen);
       if (keep_g) {
-        product<T>(false, rows, s.gen, s.fac, df, s.fac, a.readout, s.gen, 0, grad_kept, s.gen);
-        for (Index i = 0; i < rows * s.gen; i++) carry_g[i] += keep_g[i] ? grad_kept[i] * scale : T(0);
+        from_fac.multiply(rows, df, s.fac, false, grad_kept, s.gen);
+        add_masked(rows * s.gen, grad_kept, keep_g, scale, carry_g);
       } else {
-        product<T>(false, rows, s.gen, s.fac, df, s.fac, a.readout, s.gen, 1, carry_g, s.gen);
+        from_fac.multiply(rows, df, s.fac, true, carry_g, s.gen);
       }
       add_rows(rows, s.gen, outer(GEN_STATES, t), d.trial[GEN_STATES], carry_g);
       // Generator, to its inputs.
@@ -753,7 +918,7 @@ static void decoder_backward(const DecoderSizes& s, const DecoderArrays<T>& a,
                gen_olds + at * s.gen, gen_resets + at * s.gen, grad_reset, own_gen_bias);
       std::memcpy(gen_ins + at * n_in, a.gen_inputs + row * n_in, size_t(rows * n_in) * sizeof(T));
       if (use_con || d.ext) {
-        product<T>(false, rows, n_in, g3, dg, g3, a.gen_ih, n_in, 0, grad_in, n_in);
+        to_gen_in.multiply(rows, dg, g3, false, grad_in, n_in);
         add_rows(rows, n_in, outer(GEN_INPUTS, t), d.trial[GEN_INPUTS], grad_in);
       }
       if (d.ext)
@@ -776,7 +941,7 @@ static void decoder_backward(const DecoderSizes& s, const DecoderArrays<T>& a,
             own_co_bias[j] += grad_mean;
             own_co_bias[s.co + j] += grad_logvar;
           }
-        product<T>(false, rows, s.con, co2, dco, co2, a.co_weight, s.con, 1, carry_c, s.con);
+        from_co.multiply(rows, dco, co2, true, carry_c, s.con);
         add_rows(rows, s.con, outer(CON_STATES, t), d.trial[CON_STATES], carry_c);
         std::memcpy(con_news + at * s.con, a.con_states + next * s.con,
                     size_t(rows * s.con) * sizeof(T));
@@ -786,11 +951,10 @@ static void decoder_backward(const DecoderSizes& s, const DecoderArrays<T>& a,
                  con_olds + at * s.con, con_resets + at * s.con, grad_reset, own_con_bias);
         const Index ci = first * s.ci_trial + t * s.ci_bin;
         if (d.ci)
-          product<T>(false, rows, s.ci, c3, dc, c3, a.con_ih, con_in, 0, d.ci + ci, s.ci_trial);
-        product<T>(false, rows, s.fac, c3, dc, c3, a.con_ih + s.ci, con_in, 0, carry_f, s.fac);
+          con_to_ci.multiply(rows, dc, c3, false, d.ci + ci, s.ci_trial);
         const uint8_t* keep_f = a.keep_f ? a.keep_f + row * s.fac : nullptr;
-        if (keep_f)
-          for (Index i = 0; i < rows * s.fac; i++) carry_f[i] = keep_f[i] ? carry_f[i] * scale : T(0);
+        con_to_fac.multiply(rows, dc, c3, false, carry_f, s.fac);
+        if (keep_f) masked(rows, s.fac, carry_f, keep_f, scale, carry_f, s.fac);
         copy_rows(rows, s.ci, a.ci + ci, s.ci_trial, con_ins + at * con_in, con_in);
         masked(rows, s.fac, a.factors + row * s.fac, keep_f, scale, con_ins + at * con_in + s.ci,
                con_in);
@@ -799,12 +963,12 @@ static void decoder_backward(const DecoderSizes& s, const DecoderArrays<T>& a,
       const Index n = slot * rows;
       slot = 0;
       gen.weight_gradient(n, gen_grads, gen_olds, gen_resets, own_gen_hh);
-      product<T>(true, g3, n_in, n, gen_grads, g3, gen_ins, n_in, 1, own_gen_ih, n_in);
-      product<T>(true, s.fac, s.gen, n, fac_grads, s.fac, gen_kept, s.gen, 1, own_readout, s.gen);
+      add_outer(g3, n_in, n, gen_grads, g3, gen_ins, n_in, own_gen_ih, n_in);
+      add_outer(s.fac, s.gen, n, fac_grads, s.fac, gen_kept, s.gen, own_readout, s.gen);
       if (!use_con) continue;
       con.weight_gradient(n, con_grads, con_olds, con_resets, own_con_hh);
-      product<T>(true, c3, con_in, n, con_grads, c3, con_ins, con_in, 1, own_con_ih, con_in);
-      product<T>(true, co2, s.con, n, co_grads, co2, con_news, s.con, 1, own_co_weight, s.con);
+      add_outer(c3, con_in, n, con_grads, c3, con_ins, con_in, own_con_ih, con_in);
+      add_outer(co2, s.con, n, co_grads, co2, con_news, s.con, own_co_weight, s.con);
     }
     std::memcpy(d.fac_0 + first * s.fac, carry_f, size_t(rows * s.fac) * sizeof(T));
   });
