@@ -250,6 +250,19 @@ class LFADS(pl.LightningModule):
 
         Parameters and return value are those of :meth:`forward`.
         """
+        return {
+            session: SessionOutput(self.read_out(session, fields["factors"], output_means), **fields)
+            for session, fields in self.unroll(encoding, sample_posteriors).items()
+        }
+
+    def unroll(
+        self, encoding: Encoding, sample_posteriors: bool = False
+    ) -> dict[int, dict[str, Tensor]]:
+        """Unroll the dynamics from (a sample of) the posterior.
+
+        Returns, by session, the fields of :class:`~lfads_torch.tuples.SessionOutput` by name, but
+        for ``output_params``.
+        """
         if sample_posteriors:
             ic_samp = self.ic_prior.make_posterior(encoding.ic_mean, encoding.ic_std).rsample()
         else:
@@ -273,15 +286,15 @@ class LFADS(pl.LightningModule):
             "con_states": decoded.con_states,
         }
         by_session = {name: tensor.split(sizes) for name, tensor in shared.items()}
-        output = {}
-        for i, session in enumerate(encoding.n_trials):
-            fields = {name: tensors[i] for name, tensors in by_session.items()}
-            params = self.readout[session](fields["factors"])
-            params = self.recon[session].reshape_output_params(params)
-            if output_means:
-                params = self.recon[session].compute_means(params)
-            output[session] = SessionOutput(output_params=params, **fields)
-        return output
+        return {
+            session: {name: tensors[i] for name, tensors in by_session.items()}
+            for i, session in enumerate(encoding.n_trials)
+        }
+
+    def read_out(self, session: int, factors: Tensor, output_means: bool = True) -> Tensor:
+        """Return the means, or the distribution parameters, given the factors of a session."""
+        params = self.recon[session].reshape_output_params(self.readout[session](factors))
+        return self.recon[session].compute_means(params) if output_means else params
 
     def forward(
         self,

@@ -4,19 +4,21 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 import torch
 from scipy.ndimage import gaussian_filter1d
-from torch import Tensor
+from torch import Tensor, nn
 
 from lfads_torch.datamodules import BasicDataModule, load_session
 from lfads_torch.metrics import r2_score, regional_bits_per_spike
 from lfads_torch.model import LFADS
 from lfads_torch.modules.decoder import Decoder, DecoderRNN
-from lfads_torch.modules.recons import Poisson
-from lfads_torch.recurrence import is_original
+from lfads_torch.modules.readin_readout import FanInLinear
+from lfads_torch.modules.recons import Poisson, PoissonBPS
+from lfads_torch.recurrence import is_original, mean_rates
 from lfads_torch.tuples import Encoding, SessionBatch, SessionOutput
 from lfads_torch.utils import move_aside, send_batch_to_device
 
@@ -242,20 +244,25 @@ class _Sampling:
         chunk = min(self.num_samples, n_rows)  # samples at a time
         for start in range(0, n_trials, few):
             trials = slice(start, min(start + few, n_trials))
-            moments = [_Moments(self.save_std) for _ in SessionOutput._fields]
+            moments = {field: _Moments(self.save_std) for field in SessionOutput._fields}
             for first in range(0, self.num_samples, chunk):
                 n_samples = min(chunk, self.num_samples - first)
-                output = model.decode(
-                    _repeat(model, encoding, session, trials, n_samples),
-                    sample_posteriors=model.hparams.variational,
-                )[session]
-                for field, moment, values in zip(output._fields, moments, output, strict=True):
+                repeated = _repeat(model, encoding, session, trials, n_samples)
+                output = model.unroll(repeated, model.hparams.variational)[session]
+                rates = None
+                if not (self.save_std or self.save_samples):
+                    rates = _mean_rates(model, session, output["factors"], n_samples)
+                if rates is not None:
+                    moments["output_params"].update_mean(rates, n_samples)
+                else:
+                    output["output_params"] = model.read_out(session, output["factors"])
+                for field, values in output.items():
                     values = values.unflatten(0, (-1, n_samples))
-                    moment.update(values)
+                    moments[field].update(values)
                     if self.save_samples:
                         samples = slice(first, first + n_samples)
                         yield f"{field}_samples", trials, samples, _numpy(values)
-            for field, moment in zip(SessionOutput._fields, moments, strict=True):
+            for field, moment in moments.items():
                 yield field, trials, None, _numpy(moment.mean)
                 if self.save_std:
                     yield f"{field}_std", trials, None, _numpy(moment.std)
@@ -284,13 +291,16 @@ class _Moments:
     def update(self, values: Tensor) -> None:
         """Add values (trials, samples, …)."""
         count, mean = values.shape[1], values.mean(dim=1)
-        total = self.count + count
-        delta = mean - self.mean
         if self.with_squares:
             squares = ((values - mean.unsqueeze(1)) ** 2).sum(dim=1)
-            self.squares = self.squares + squares + delta**2 * (self.count * count / total)
-        self.mean = self.mean + delta * (count / total)
-        self.count = total
+            between = (mean - self.mean) ** 2 * (self.count * count / (self.count + count))
+            self.squares = self.squares + squares + between
+        self.update_mean(mean, count)
+
+    def update_mean(self, mean: Tensor, count: int) -> None:
+        """Add the mean of so many samples (trials, …)."""
+        self.count += count
+        self.mean = self.mean + (mean - self.mean) * (count / self.count)
 
     @property
     def std(self) -> Tensor:
@@ -316,6 +326,16 @@ def _repeat(
         ext_input=repeated(encoding.ext_input),
         n_trials={session: len(ic_mean)},
     )
+
+
+def _mean_rates(model: LFADS, session: int, factors: Tensor, n_samples: int) -> Tensor | None:
+    """Return the mean rates over samples (trials, T, N); None where they are not exp(linear)."""
+    readout: Any = model.readout[session]
+    linear = any(is_original(readout, cls) for cls in (nn.Linear, FanInLinear))
+    poisson = any(is_original(model.recon[session], cls) for cls in (Poisson, PoissonBPS))
+    if not linear or not poisson:
+        return None
+    return mean_rates(readout, model.hparams.recurrence, factors, n_samples)
 
 
 def _numpy(values: Tensor) -> np.ndarray:

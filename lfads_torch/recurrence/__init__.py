@@ -24,6 +24,7 @@ from lfads_torch.recurrence.interface import (
     choose,
     is_original,
     location_scale,
+    mean_rates,
     run_decoder,
     run_gru,
 )
@@ -34,6 +35,7 @@ __all__ = [
     "choose",
     "is_original",
     "location_scale",
+    "mean_rates",
     "run_decoder",
     "run_gru",
 ]

@@ -196,6 +196,30 @@ def decoder_backward(
     return result
 
 
+def mean_rates(factors: Tensor, weight: Tensor, bias: Tensor, n_samples: int) -> Tensor:
+    """Return the mean over samples of exp(W f + b), (B, T, N).
+
+    Factors are (B S, T, F), the S samples of each trial one after the other.
+    """
+    factors = _rows(factors)
+    n_bins, n_channels = factors.shape[1], len(weight)
+    rates = empty((len(factors) // n_samples, n_bins, n_channels), factors)
+    sizes = _RatesSizes(
+        trials=len(rates),
+        samples=n_samples,
+        bins=n_bins,
+        factors=factors.shape[2],
+        channels=n_channels,
+        row=factors.stride(0),
+        bin=factors.stride(1),
+        threads=torch.get_num_threads(),
+    )
+    function = getattr(_library(), f"lfads_mean_rates_{_NAMES[factors.dtype]}")
+    weight, bias = weight.contiguous(), bias.contiguous()
+    function(ctypes.byref(sizes), *map(_at, (factors, weight, bias, rates)))
+    return rates
+
+
 # ------------------------------------------------------------------ as kernels.cpp declares them
 
 
@@ -216,6 +240,9 @@ _DecoderSizes: Any = _structure(
     ("trials repeats bins ci con co ext gen fac ci_trial ci_bin ext_trial ext_bin", _INT),
     ("clips_con clips_gen threads", _INT),
     ("clip scale", ctypes.c_double),
+)
+_RatesSizes: Any = _structure(
+    "_RatesSizes", ("trials samples bins factors channels row bin threads", _INT)
 )
 _Arrays: Any = _structure(
     "_Arrays",

@@ -208,6 +208,17 @@ def decoder_backward(
     )
 
 
+def mean_rates(factors: Tensor, weight: Tensor, bias: Tensor, n_samples: int) -> Tensor:
+    """Return the mean over samples of exp(W f + b), (B, T, N).
+
+    Factors are (B S, T, F), the S samples of each trial one after the other.
+    """
+    by_bin = factors.transpose(0, 1)  # as the decoder keeps them, so that nothing is copied
+    rates = empty((*by_bin.shape[:2], len(weight)), factors)
+    torch.addmm(bias, by_bin.flatten(0, 1), weight.t(), out=rates.flatten(0, 1))
+    return rates.exp_().unflatten(1, (-1, n_samples)).mean(dim=2).transpose(0, 1)
+
+
 class _Unit:
     """A gated recurrent unit whose gates hold the projected inputs, to be stepped in order."""
 

@@ -193,6 +193,35 @@ def run_decoder(
     return tuple(x.transpose(0, 1) for x in outputs)
 
 
+def mean_rates(
+    readout: nn.Linear, recurrence: str, factors: Tensor, n_samples: int
+) -> Tensor | None:
+    """Return the mean over samples of exp(readout(factors)), without keeping every sample's rates.
+
+    Parameters
+    ----------
+    readout
+        The read-out of log rates.
+    recurrence
+        The choice of the implementation.
+    factors
+        (B S, T, F), the S samples of a trial one after the other.
+    n_samples
+        S.
+
+    Returns
+    -------
+    Tensor or None
+        (B, T, N); None where no implementation can do this, or where there may be a backward pass.
+    """
+    tensors = (factors, *readout.parameters())
+    kernels = choose(recurrence, *tensors)
+    if kernels is None or readout.bias is None or _is_recorded(tensors):
+        return None
+    rates: Tensor = kernels.mean_rates(factors, readout.weight, readout.bias, n_samples)
+    return rates
+
+
 def draw(cell: "DecoderCell", args: DecoderInputs, co_posterior: "MakePosterior | None") -> Draws:
     """Draw the random numbers of all bins."""
     n_trials, n_bins, n_ext = args.ext.shape

@@ -278,14 +278,32 @@ static inline float reduce(float x, float& power) {
 }
 
 static inline float exponential(float x) {
-  x = x < -87.f ? -87.f : (x > 88.f ? 88.f : x);
+  const float y = x < -87.f ? -87.f : (x > 88.f ? 88.f : x);
   float power;
-  const float r = reduce(x, power);
-  return power * small_expm1(r) + power;
+  const float r = reduce(y, power);
+  const float result = power * small_expm1(r) + power;
+  return x > 88.f ? HUGE_VALF : result;
 }
 static inline double exponential(double x) { return std::exp(x); }
 
-static inline float sigmoid(float x) { return 1.f / (1.f + exponential(-x)); }
+// 1 / x for 1 <= x < 2^126: a first guess from its exponent, and Newton's method, whose error of 0.12 is
+// squared three times. A division takes several times longer.
+static inline float reciprocal(float x) {
+  int32_t bits;
+  __builtin_memcpy(&bits, &x, sizeof bits);
+  bits = 0x7ef311c7 - bits;
+  float y;
+  __builtin_memcpy(&y, &bits, sizeof y);
+  y += y * (1.f - x * y);
+  y += y * (1.f - x * y);
+  y += y * (1.f - x * y);
+  return y;
+}
+
+static inline float sigmoid(float x) {
+  x = x < -60.f ? -60.f : x;  // where it is 1e-26
+  return reciprocal(1.f + exponential(-x));
+}
 static inline double sigmoid(double x) { return 1 / (1 + std::exp(-x)); }
 
 // tanh |x| = e / (e + 2), where e = exp(2 |x|) - 1 is exact also for small x.
@@ -295,7 +313,7 @@ static inline float hyperbolic(float x) {
   float power;
   const float r = reduce(y, power);
   const float e = power * small_expm1(r) + (power - 1);
-  return __builtin_copysignf(e / (e + 2), x);
+  return __builtin_copysignf(e * reciprocal(e + 2), x);
 }
 static inline double hyperbolic(double x) { return std::tanh(x); }
 
@@ -519,7 +537,7 @@ struct Unit {
 // ---------------------------------------------------------------- threads
 
 static const Index STRIP = OWN ? 32 : 256;  // trials that are stepped together, to fit the cache
-static const Index ROWS = OWN ? 256 : 512;  // trials times bins behind one product for a weight gradient
+static const Index ROWS = OWN ? 128 : 512;  // trials times bins behind one product for a weight gradient
 
 static Index n_chunks(Index n_trials, int threads) {
   return std::max<Index>(1, std::min<Index>(threads, n_trials));
@@ -984,6 +1002,41 @@ static void decoder_backward(const DecoderSizes& s, const DecoderArrays<T>& a,
   co_bias.add_up(d.co_bias);
 }
 
+// ---------------------------------------------------------------- read-out of samples
+
+struct RatesSizes {
+  Index trials, samples, bins, factors, channels;
+  Index row, bin;                          // strides of the factors (trials samples, T, F)
+  int64_t threads;
+};
+
+// rates (trials, T, N): the mean over samples of exp(W f + b).
+template <class T>
+static void mean_rates(const RatesSizes& s, const T* factors, const T* weight, const T* bias,
+                       T* rates) {
+  const Index n = s.channels;
+  const Factor<T> readout(s.factors, n, weight, s.factors, true);
+  divide(s.trials, int(s.threads), [&](Index first, Index trials, Index) {
+    Scratch scratch;
+    T* logs = scratch.take<T>(STRIP * n);
+    for (Index trial = first; trial < first + trials; trial++)
+      for (Index t = 0; t < s.bins; t++) {
+        T* __restrict__ mean = rates + (trial * s.bins + t) * n;
+        std::fill(mean, mean + n, T(0));
+        for (Index sample = 0; sample < s.samples; sample += STRIP) {
+          const Index rows = std::min(STRIP, s.samples - sample);
+          readout.multiply(rows, factors + (trial * s.samples + sample) * s.row + t * s.bin, s.row,
+                           false, logs, n);
+          for (Index i = 0; i < rows; i++) {
+            const T* __restrict__ row = logs + i * n;
+            for (Index j = 0; j < n; j++) mean[j] += exponential(row[j] + bias[j]);
+          }
+        }
+        for (Index j = 0; j < n; j++) mean[j] /= T(s.samples);
+      }
+  });
+}
+
 // ---------------------------------------------------------------- what Python calls
 
 extern "C" {
@@ -1032,6 +1085,10 @@ int lfads_threaded() {
   void lfads_decoder_backward_##NAME(const DecoderSizes* s, const DecoderArrays<TYPE>* a,         \
                                      const DecoderGradients<TYPE>* d) {                           \
     decoder_backward<TYPE>(*s, *a, *d);                                                           \
+  }                                                                                               \
+  void lfads_mean_rates_##NAME(const RatesSizes* s, const TYPE* factors, const TYPE* weight,      \
+                               const TYPE* bias, TYPE* rates) {                                   \
+    mean_rates<TYPE>(*s, factors, weight, bias, rates);                                           \
   }
 
 FOR(float, float)

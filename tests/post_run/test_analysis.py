@@ -4,6 +4,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from scipy.stats import ks_2samp
 from torch.distributions import Normal
 
 from lfads_torch.datamodules import BasicDataModule
@@ -11,6 +12,7 @@ from lfads_torch.modules.readin_readout import FanInLinear
 from lfads_torch.modules.recons import Gaussian
 from lfads_torch.post_run import analysis
 from lfads_torch.post_run.analysis import run_posterior_sampling, validation_scores
+from lfads_torch.recurrence import mean_rates
 from lfads_torch.tuples import SessionBatch, SessionOutput
 from tests.conftest import tiny_arrays, tiny_model, write_file
 
@@ -108,6 +110,58 @@ def test_equals_running_the_whole_model_once_a_sample(
                 i += 1
 
 
+@pytest.mark.parametrize("recurrence", ["plain", "torch", "compiled"])
+def test_has_the_distribution_of_whole_forward_passes(recurrence, datamodule, tmp_path):
+    torch.manual_seed(0)
+    model = tiny_model(recurrence=recurrence)
+    n_samples = 300
+    (path,) = run_posterior_sampling(
+        model, datamodule, tmp_path / "o.h5", n_samples, save_samples=True
+    )
+    output = read(path)
+    batch = SessionBatch(*(field for field in datamodule.valid_data[0][0]))
+    model.eval()
+    with torch.no_grad():
+        whole = [model.predict_step({0: batch}, 0)[0] for _ in range(n_samples)]
+    for field in ("gen_init", "gen_inputs", "factors", "output_params"):
+        expected = torch.stack([getattr(sample, field) for sample in whole], dim=1).numpy()
+        samples = output[f"valid_{field}_samples"]
+        assert samples.shape == expected.shape
+        expected, samples = (x.reshape(len(x), n_samples, -1) for x in (expected, samples))
+        # Of each trial one number in its last bin, and how neighbours in time go together.
+        for a, b in zip(samples, expected, strict=True):
+            assert ks_2samp(a[:, -1], b[:, -1]).pvalue > 1e-5
+            assert ks_2samp(a[:, 0] * a[:, -1], b[:, 0] * b[:, -1]).pvalue > 1e-5
+
+
+@pytest.mark.parametrize("recurrence", ["torch", "compiled"])
+@pytest.mark.parametrize("n_samples", [1, 3, 37])
+def test_mean_rates_are_those_of_the_samples(recurrence, n_samples):
+    torch.manual_seed(0)
+    for dtype, tolerance in ((torch.float64, 1e-12), (torch.float32, 1e-5)):
+        for n_channels in (1, 5, 50):
+            readout = FanInLinear(6, n_channels).to(dtype)
+            torch.nn.init.normal_(readout.bias)
+            factors = torch.randn(7, 4 * n_samples, 6, dtype=dtype)
+            for arranged in (factors.transpose(0, 1), factors.transpose(0, 1).contiguous()):
+                expected = readout(arranged).exp().unflatten(0, (4, n_samples)).mean(1)
+                assert mean_rates(readout, recurrence, arranged, n_samples) is None  # has gradients
+                with torch.no_grad():
+                    actual = mean_rates(readout, recurrence, arranged, n_samples)
+                    assert mean_rates(readout, "plain", arranged, n_samples) is None
+                torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
+
+
+def test_rates_that_are_too_large_are_infinite():
+    readout = FanInLinear(1, 1)
+    torch.nn.init.ones_(readout.weight)
+    for log_rate, expected in ((80.0, np.exp(80.0)), (90.0, np.inf), (-200.0, 0.0)):
+        with torch.no_grad():
+            for recurrence in ("torch", "compiled"):
+                rate = mean_rates(readout, recurrence, torch.full((1, 1, 1), log_rate), 1)
+                np.testing.assert_allclose(rate.item(), expected, rtol=1e-5, atol=1e-30)
+
+
 def test_decoding_samples_together_equals_decoding_them_apart(model):
     """The samples of a trial share its controller inputs, also where noise is drawn."""
     encoding = model.encode({0: SessionBatch(torch.ones(3, 8, 4), torch.ones(3, 10, 5))})
@@ -175,7 +229,7 @@ def test_an_earlier_file_is_kept(model, datamodule, tmp_path):
 def test_a_failure_leaves_the_earlier_file(model, datamodule, tmp_path, monkeypatch):
     run_posterior_sampling(model, datamodule, tmp_path / "o.h5", 2)
     first = (tmp_path / "o_sess0.h5").read_bytes()
-    monkeypatch.setattr(model, "decode", lambda *args, **kwargs: 1 / 0)
+    monkeypatch.setattr(model, "unroll", lambda *args, **kwargs: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run_posterior_sampling(model, datamodule, tmp_path / "o.h5", 2)
     assert (tmp_path / "o_sess0.h5").read_bytes() == first

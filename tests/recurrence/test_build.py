@@ -1,8 +1,10 @@
 """The compiled library is built once, checked, and done without where it cannot be had."""
 
 import logging
+import platform
 import threading
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ import torch
 from lfads_torch import recurrence
 from lfads_torch.modules.recurrent import ClippedGRU
 from lfads_torch.recurrence import build, compiled, eager
+from tests.recurrence import test_interface
 
 
 @pytest.fixture
@@ -126,3 +129,20 @@ def test_another_source_processor_or_pytorch_is_another_library(fresh, monkeypat
 def test_nothing_is_built_by_importing_or_making_a_model(fresh):
     ClippedGRU(2, 3)
     assert compiled.library.cache_info().currsize == 0
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="these are options for x86-64")
+@pytest.mark.parametrize("options", [[], ["-mavx2", "-mfma"], ["-mavx512f"]])
+def test_processors_of_other_kinds(options, fresh, monkeypatch):
+    """Each takes other registers or the library's matrix products, and computes the same."""
+    features = Path("/proc/cpuinfo").read_text().split() if Path("/proc/cpuinfo").is_file() else []
+    if not {option[2:] for option in options} <= set(features):
+        pytest.skip("this processor could not run it")
+    common = ["-O2", "-std=gnu++17", "-fPIC", "-shared", "-fopenmp"]
+    monkeypatch.setattr(build, "_flags", lambda: [[*common, *options]])
+    assert not isinstance(compiled.library(), build.Unavailable)
+    for test in (test_interface.test_recurrent_unit, test_interface.test_decoder):
+        test(name="compiled")
+    test_interface.test_many_trials_and_threads(2, dense=False)
+    test_interface.test_many_trials_and_threads(1, dense=True)
