@@ -251,7 +251,9 @@ class LFADS(pl.LightningModule):
         Parameters and return value are those of :meth:`forward`.
         """
         return {
-            session: SessionOutput(self.read_out(session, fields["factors"], output_means), **fields)
+            session: SessionOutput(
+                self.read_out(session, fields["factors"], output_means), **fields
+            )
             for session, fields in self.unroll(encoding, sample_posteriors).items()
         }
 
