@@ -277,12 +277,14 @@ static inline float reduce(float x, float& power) {
   return r;
 }
 
-static inline float exponential(float x) {
-  const float y = x < -87.f ? -87.f : (x > 88.f ? 88.f : x);
+// For x <= 88.
+static inline float bounded_exponential(float x) {
   float power;
-  const float r = reduce(y, power);
-  const float result = power * small_expm1(r) + power;
-  return x > 88.f ? HUGE_VALF : result;
+  const float r = reduce(x < -87.f ? -87.f : x, power);
+  return power * small_expm1(r) + power;
+}
+static inline float exponential(float x) {
+  return x > 88.f ? HUGE_VALF : bounded_exponential(x);
 }
 static inline double exponential(double x) { return std::exp(x); }
 
@@ -301,8 +303,7 @@ static inline float reciprocal(float x) {
 }
 
 static inline float sigmoid(float x) {
-  x = x < -60.f ? -60.f : x;  // where it is 1e-26
-  return reciprocal(1.f + exponential(-x));
+  return reciprocal(1.f + bounded_exponential(x < -60.f ? 60.f : -x));  // at -60 it is 1e-26
 }
 static inline double sigmoid(double x) { return 1 / (1 + std::exp(-x)); }
 
@@ -853,7 +854,7 @@ static void decoder_forward(const DecoderSizes& s, const DecoderArrays<T>& a) {
             const Index k = (row + i) * s.co + j;
             out[j] += a.co_bias[j];
             out[s.co + j] += a.co_bias[s.co + j];
-            const T std = std::exp(T(0.5) * out[s.co + j]);
+            const T std = exponential(T(0.5) * out[s.co + j]);
             a.co_stds[k] = std;
             inputs[i * n_in + j] = a.noise ? out[j] + std * a.noise[k] : out[j];
           }
