@@ -9,7 +9,7 @@ from torch.distributions import Normal
 
 from lfads_torch.datamodules import BasicDataModule
 from lfads_torch.modules.readin_readout import FanInLinear
-from lfads_torch.modules.recons import Gaussian
+from lfads_torch.modules.recons import Gaussian, Poisson
 from lfads_torch.post_run import analysis
 from lfads_torch.post_run.analysis import run_posterior_sampling, validation_scores
 from lfads_torch.recurrence import mean_rates
@@ -150,6 +150,28 @@ def test_mean_rates_are_those_of_the_samples(recurrence, n_samples):
                     actual = mean_rates(readout, recurrence, arranged, n_samples)
                     assert mean_rates(readout, "plain", arranged, n_samples) is None
                 torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
+
+
+class OwnReadout(FanInLinear):
+    def forward(self, input):
+        return torch.tanh(super().forward(input))
+
+
+class OwnPoisson(Poisson):
+    def compute_means(self, output_params):
+        return 1 + super().compute_means(output_params)
+
+
+@pytest.mark.parametrize(
+    "own", [{"readout": [OwnReadout(3, 5)]}, {"reconstruction": [OwnPoisson()]}]
+)
+def test_own_parts_are_asked_for_their_means(own, datamodule, tmp_path):
+    model = tiny_model(variational=False, **own)
+    (path,) = run_posterior_sampling(model, datamodule, tmp_path / "o.h5")
+    batch = datamodule.valid_data[0][0]
+    with torch.no_grad():
+        expected = model.eval().predict_step({0: batch}, 0)[0].output_params
+    np.testing.assert_allclose(read(path)["valid_output_params"], expected, rtol=1e-5)
 
 
 def test_rates_that_are_too_large_are_infinite():
