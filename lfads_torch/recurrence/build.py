@@ -2,8 +2,8 @@
 
 ``kernels.cpp`` needs a C++ compiler, no headers but the language's own, and takes seconds. The
 library is kept in the user's cache folder, under a name that stands for its source, the processor
-and the version of PyTorch. It works with the matrix products of the BLAS library that PyTorch
-brings.
+and the version of PyTorch. Where it has no matrix products of its own for the processor, it takes
+those of the BLAS library that PyTorch brings.
 """
 
 import contextlib
@@ -38,26 +38,25 @@ def load() -> ctypes.CDLL:
     Raises
     ------
     Unavailable
-        If there is no compiler, it fails, or PyTorch's BLAS library is not found.
+        If there is no compiler, it fails, or PyTorch's BLAS library is needed and not found.
     """
-    sgemm, dgemm, set_threads = _blas()
     path = library_path()
     if path.is_file():
         with contextlib.suppress(OSError):
-            return _open(path, sgemm, dgemm, set_threads)
+            return _open(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with _lock(path.with_suffix(".lock")):
             if not path.is_file():
                 _compile(path)
-        return _open(path, sgemm, dgemm, set_threads)
+        return _open(path)
     except OSError:  # The folder cannot be written to, or nothing loaded from it.
         pass
     try:
         with tempfile.TemporaryDirectory(prefix="lfads_torch-") as folder:
             private = Path(folder) / path.name
             _compile(private)
-            return _open(private, sgemm, dgemm, set_threads)
+            return _open(private)
     except OSError as error:
         raise Unavailable(f"{path.name} cannot be built or loaded: {error}") from error
 
@@ -168,7 +167,8 @@ def _address(library: ctypes.CDLL, name: str) -> int:
     return ctypes.cast(getattr(library, name), ctypes.c_void_p).value or 0
 
 
-def _open(path: Path, sgemm: int, dgemm: int, set_threads: int) -> ctypes.CDLL:
+def _open(path: Path) -> ctypes.CDLL:
     library = ctypes.CDLL(str(path))
-    library.lfads_start(*(ctypes.c_void_p(x) for x in (sgemm, dgemm, set_threads)))
+    if library.lfads_needs_blas():
+        library.lfads_start(*map(ctypes.c_void_p, _blas()))
     return library

@@ -2,8 +2,9 @@
 // done in one pass over rows that are still in the cache, and with trials divided among threads.
 //
 // All sequences are time-major, (T, B, ...), but for those whose strides are given. Gates are
-// stacked in the order z (update), r (reset), n (candidate). Matrix products are those of the BLAS
-// library that PyTorch uses, whose functions are handed over at the start.
+// stacked in the order z (update), r (reset), n (candidate). Matrix products are our own on processors
+// with AVX2 or AVX-512; elsewhere those of the BLAS library that PyTorch uses, whose functions are
+// handed over at the start.
 
 #include <algorithm>
 #include <cmath>
@@ -1041,6 +1042,8 @@ static void mean_rates(const RatesSizes& s, const T* factors, const T* weight, c
 // ---------------------------------------------------------------- what Python calls
 
 extern "C" {
+
+int lfads_needs_blas() { return !OWN; }
 
 void lfads_start(Sgemm s, Dgemm d, SetThreads threads) {
   sgemm = s;

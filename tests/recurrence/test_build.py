@@ -91,7 +91,7 @@ def test_it_is_built_by_one_of_many_and_kept(fresh, monkeypatch):
         path.write_bytes(b"")
 
     monkeypatch.setattr(build, "_compile", slow)
-    monkeypatch.setattr(build, "_open", lambda path, *blas: path)
+    monkeypatch.setattr(build, "_open", lambda path: path)
     threads = [threading.Thread(target=build.load) for _ in range(4)]
     for thread in threads:
         thread.start()
@@ -107,7 +107,7 @@ def test_a_cache_folder_that_cannot_be_written_to(fresh, monkeypatch):
     (fresh / "cache").write_text("a file, not a folder")
     calls = []
     monkeypatch.setattr(build, "_compile", lambda path: calls.append(path.parent))
-    monkeypatch.setattr(build, "_open", lambda path, *blas: path)
+    monkeypatch.setattr(build, "_open", lambda path: path)
     build.load()
     assert calls != [fresh / "cache"]
     assert not calls[0].exists()
@@ -141,7 +141,11 @@ def test_processors_of_other_kinds(options, fresh, monkeypatch):
         pytest.skip("this processor could not run it")
     common = ["-O2", "-std=gnu++17", "-fPIC", "-shared", "-fopenmp"]
     monkeypatch.setattr(build, "_flags", lambda: [[*common, *options]])
+    looked_for = []
+    blas = build._blas
+    monkeypatch.setattr(build, "_blas", lambda: looked_for.append(True) or blas())
     assert not isinstance(compiled.library(), build.Unavailable)
+    assert bool(looked_for) == (not options)
     for test in (test_interface.test_recurrent_unit, test_interface.test_decoder):
         test(name="compiled")
     test_interface.test_many_trials_and_threads(2, dense=False)
