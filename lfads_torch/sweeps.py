@@ -28,15 +28,20 @@ from lfads_torch.runs import (
     SUMMARY,
     keep_data_path,
     make_run_dir,
+    prepare,
     read_summary,
     resume_single,
     write_summary,
 )
+from lfads_torch.utils import move_aside
 
 if TYPE_CHECKING:
     from lfads_torch.extensions.ray_tune import Outcome
 
 BEST_MODEL = "best_model"
+_INTEGERS = {"num_samples": 1, "report_every": 1, "max_concurrent": 1, "max_failures": 0, "seed": 0}
+"""Options that are integers, and the least that they may be."""
+_NUMBERS = ("cpus_per_trial", "gpus_per_trial", "cpus_without_gpu", "time_budget_hours")
 
 
 @dataclass(frozen=True)
@@ -78,6 +83,8 @@ class SweepOptions:
             If an option is unknown, missing, or of no use.
         """
         node: Any
+        if not isinstance(config.get("sweep"), DictConfig):
+            raise ValueError("The configuration has no sweep: choose sweep=random or sweep=pbt.")
         try:
             node = OmegaConf.to_container(config.sweep, resolve=True, throw_on_missing=True)
         except OmegaConfBaseException as error:
@@ -89,28 +96,52 @@ class SweepOptions:
                 hint = f" Did you mean {near[0]}?" if near else ""
                 raise ValueError(f"sweep.{name} is no option of a sweep.{hint}")
         max_epochs = OmegaConf.select(config, "trainer.max_epochs")
+        if max_epochs is not None and type(max_epochs) is not int:
+            raise ValueError(f"trainer.max_epochs must be an integer, but is {max_epochs!r}.")
         options = cls(
             **{
+                "num_samples": None,
                 **node,
                 "space": _read_space(node.get("space")),
                 "max_epochs": None if max_epochs is None or max_epochs < 0 else max_epochs,
                 "use_best": bool(OmegaConf.select(config, "posterior_sampling.use_best_ckpt")),
             }
         )
-        for name in ("num_samples", "report_every", "max_concurrent"):
-            value = getattr(options, name)
-            if name == "max_concurrent" and value is None:
-                continue
-            if type(value) is not int or value < 1:
-                raise ValueError(f"sweep.{name} must be an integer of at least 1, but is {value}.")
-        if options.mode not in ("min", "max"):
-            raise ValueError(f"sweep.mode must be min or max, but is {options.mode!r}.")
+        options._check_values()
         ends = (options.max_epochs, options.time_budget_hours, options.scheduler, options.stopper)
         if not any(ends):
             raise ValueError(
                 "The trials would never end: set trainer.max_epochs or sweep.time_budget_hours."
             )
         return options
+
+    def _check_values(self) -> None:
+        """Raise a ValueError for what is of the wrong kind."""
+        for name, least in _INTEGERS.items():
+            value = getattr(self, name)
+            if name == "max_concurrent" and value is None:
+                continue
+            if type(value) is not int or value < least:
+                raise ValueError(
+                    f"sweep.{name} must be an integer of at least {least}, but is {value}."
+                )
+        for name in _NUMBERS:
+            value = getattr(self, name)
+            if name in ("gpus_per_trial", "time_budget_hours") and value is None:
+                continue
+            if type(value) not in (int, float) or not value >= 0:
+                raise ValueError(f"sweep.{name} must be a number of at least 0, but is {value!r}.")
+        for name in ("scheduler", "searcher", "stopper"):
+            value = getattr(self, name)
+            if value is not None and not (isinstance(value, Mapping) and "_target_" in value):
+                raise ValueError(
+                    f"sweep.{name} must be null, or a class and its arguments "
+                    f"({{_target_: …}}), but is {value!r}."
+                )
+        if not isinstance(self.metric, str):
+            raise ValueError(f"sweep.metric must name a metric, but is {self.metric!r}.")
+        if self.mode not in ("min", "max"):
+            raise ValueError(f"sweep.mode must be min or max, but is {self.mode!r}.")
 
     def boundaries(self) -> tuple[int, int]:
         """Return the first epoch at which trials meet, and how many epochs there are between."""
@@ -235,14 +266,12 @@ def resume_sweep(run_dir: str | Path, overrides: Mapping[str, Any] | Sequence[st
         )
     config = compose_unresolved(path, overrides)
     options = SweepOptions.of(config)
-    if overrides:
-        from lfads_torch.utils import move_aside
-
-        move_aside(path)
-        OmegaConf.save(config, path)
     if read_summary(run_dir):
         print(f"{run_dir} has ended: see {SUMMARY} and {BEST_MODEL}/.")
         return run_dir
+    if overrides:
+        move_aside(path)
+        OmegaConf.save(config, path)
     _search(run_dir, config, options, resume=True)
     return run_dir
 
@@ -279,7 +308,10 @@ def _entry(key: str, value: Any) -> dict[str, Any]:
 
 
 def _check(config: DictConfig, options: SweepOptions) -> None:
-    """Compose a trial and make what searches, so that mistakes are reported before any starts."""
+    """Make a trial's model and what searches, and read the data.
+
+    So mistakes are reported before any trial starts.
+    """
     import tempfile
 
     from lfads_torch.extensions.ray_tune import make_search, to_domain
@@ -287,18 +319,22 @@ def _check(config: DictConfig, options: SweepOptions) -> None:
 
     make_search(options)
     rng = np.random.default_rng(options.seed)
-    values: dict[str, Any] = {}
+    values: dict[str, Any] = {"seed": options.seed}
     for key, value in options.space.items():
         if isinstance(value, HyperParam):
             values[key] = value.sample(rng)
         elif "choice" in value or "grid" in value:
             values[key] = [*value.get("choice", ()), *value.get("grid", ())][0]
         else:
-            values[key] = to_domain(value).sample()
+            try:
+                values[key] = to_domain(value).sample()
+            except Exception as error:
+                raise ValueError(f"sweep.space: {key} cannot be sampled: {error}") from error
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, CONFIG)
         OmegaConf.save(config, path)
-        compose(path, values)
+        trial = compose(path, values)
+    prepare(trial)
 
 
 def _search(run_dir: Path, config: DictConfig, options: SweepOptions, resume: bool = False) -> None:

@@ -10,8 +10,9 @@ from omegaconf import OmegaConf
 
 from lfads_torch import sweeps
 from lfads_torch.config import compose, compose_unresolved
-from lfads_torch.extensions.ray_tune import Outcome
+from lfads_torch.extensions.ray_tune import Outcome, to_domain
 from lfads_torch.extensions.tune import HyperParam
+from lfads_torch.runs import write_summary
 from lfads_torch.sweeps import (
     SweepOptions,
     best_outcome,
@@ -121,6 +122,20 @@ def test_options_are_those_of_the_base_configuration():
         ("sweep.num_samples=???", "sweep cannot be read: .*num_samples"),
         ("sweep.report_every=-1", "report_every must be an integer of at least 1, but is -1"),
         ("sweep.max_concurrent=0", "max_concurrent must be an integer of at least 1, but is 0"),
+        ("sweep.max_failures=x", "max_failures must be an integer of at least 0, but is x"),
+        ("sweep.seed=null", "seed must be an integer of at least 0, but is None"),
+        ("sweep.seed=-1", "seed must be an integer of at least 0, but is -1"),
+        ("sweep.cpus_per_trial=abc", "cpus_per_trial must be a number of at least 0, but is 'abc'"),
+        ("sweep.cpus_without_gpu=null", "cpus_without_gpu must be a number .* but is None"),
+        ("sweep.gpus_per_trial=-0.5", "gpus_per_trial must be a number of at least 0, but is -0.5"),
+        ("sweep.time_budget_hours=all", "time_budget_hours must be a number .* but is 'all'"),
+        ("sweep.scheduler=ASHA", r"sweep\.scheduler must be null, or a class .* but is 'ASHA'"),
+        ("sweep.searcher={seed: 0}", r"sweep\.searcher must be null, or a class .*_target_"),
+        ("sweep.stopper=never", r"sweep\.stopper must be null, or a class .* but is 'never'"),
+        ("sweep.metric=null", r"sweep\.metric must name a metric, but is None"),
+        ("trainer.max_epochs=long", r"trainer\.max_epochs must be an integer, but is 'long'"),
+        ("~sweep", "has no sweep: choose sweep=random or sweep=pbt"),
+        ("~sweep.num_samples", "num_samples must be an integer of at least 1, but is None"),
         ("sweep.mode=least", "sweep.mode must be min or max, but is 'least'"),
         ("sweep.space=null", r"sweep\.space is empty: choose one \(sweep=random or sweep=pbt\)"),
         ("sweep=base", r"sweep.*num_samples"),
@@ -241,8 +256,16 @@ def test_data_are_found_from_wherever_a_trial_runs(data, tmp_path, searched, mon
          r"(?s)lr_int.*Did you mean model\.lr_init"),
         ("sweep.space.cd_rate.key=model.train_aug_stack.transforms.1.cd_rate", ValueError,
          r"transforms\.1"),
-        ("+sweep.space.gen={key: model.gen_dim, _target_: ray.tune.nothing}", Exception, "nothing"),
+        ("+sweep.space.gen={key: model.gen_dim, _target_: ray.tune.nothing}", ValueError,
+         r"sweep\.space: model\.gen_dim cannot be sampled: .*nothing"),
+        ("+sweep.space.gen={key: model.gen_dim, _target_: ray.tune.randint, low: 1}", ValueError,
+         r"(?s)sweep\.space: model\.gen_dim cannot be sampled: .*low"),
         ("datamodule.datafile_pattern=gone.h5", FileNotFoundError, "gone.h5"),
+        ("~seed", ValueError, "seed"),
+        ("datamodule.batch_size=0", ValueError, "batch_size"),
+        ("model.gen_dim=0", ValueError, r"model\.gen_dim must be at least 1"),
+        ("sweep.scheduler._target_=ray.tune.schedulers.FIFOScheduler", ValueError,
+         r"FIFOScheduler asks no stopper: say sweep\.stopper=null"),
         ("model.gen_dims=5", ValueError, "gen_dim"),
     ],
 )  # fmt: skip
@@ -253,6 +276,16 @@ def test_mistakes_are_found_before_anything_starts(
         run_sweep(words(data, override), tmp_path / "run", PBT)
     assert not searched
     assert not (tmp_path / "run").exists()
+
+
+def test_functions_of_ray_that_sample(data, tmp_path, searched):
+    tau = "{key: model.co_prior.tau, _target_: ray.tune.lograndint, lower: 2, upper: 9}"
+    with pytest.raises(Started):
+        run_sweep(words(data, f"+sweep.space.tau={tau}"), tmp_path / "run", PBT)
+    made = searched[-1][2].space
+    assert 2 <= to_domain(made["model.co_prior.tau"]).sample() < 9
+    # As trials do.
+    assert compose(tmp_path / "run" / "config.yaml", {"model.co_prior.tau": 3})
 
 
 def test_a_folder_that_exists_is_not_touched(data, tmp_path, searched):
@@ -285,6 +318,11 @@ def test_resuming(data, tmp_path, searched):
     assert searched[-1][2] == dataclasses.replace(searched[0][2], max_failures=9)
     assert OmegaConf.load(run_dir / "config.yaml").sweep.max_failures == 9
     assert OmegaConf.load(run_dir / "config.1.yaml").sweep.max_failures == 3
+    # One that has ended stays as it is.
+    write_summary(run_dir, {"best_trial": "a"})
+    resume_sweep(run_dir, ["sweep.max_failures=8"])
+    assert OmegaConf.load(run_dir / "config.yaml").sweep.max_failures == 9
+    assert len(searched) == 3
 
 
 # ------------------------------------------------------------------ the best

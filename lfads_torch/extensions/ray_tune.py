@@ -690,7 +690,12 @@ def _make_scheduler(options: SweepOptions, history: Sequence[Mapping[str, Any]])
         "hyperparam_mutations": perturbed,
     }
     known = {name: value for name, value in known.items() if name in parameters}
-    if "stopper" in parameters and options.stopper:
+    if options.stopper:
+        if "stopper" not in parameters:
+            raise ValueError(
+                f"{node['_target_']} asks no stopper: say sweep.stopper=null, or use "
+                f"lfads_torch.extensions.tune.BinaryTournamentPBT."
+            )
         compared = {"metric": options.metric, "mode": options.mode}
         stopper: ImprovementRatioStopper = instantiate(
             {"num_trials": options.num_samples, **compared, **options.stopper},
