@@ -188,12 +188,14 @@ def _run(config: DictConfig, run_dir: Path, run: "Run", resume: bool = False) ->
 def training_summary(run: "Run", seconds: float) -> dict[str, Any]:
     """Return what the summary says of the training."""
     checkpoint, trainer = run.best_checkpoint, run.trainer
-    score = getattr(getattr(trainer, "checkpoint_callback", None), "best_model_score", None)
+    callback = getattr(trainer, "checkpoint_callback", None)
+    score = getattr(callback, "best_model_score", None)
     return {
         "epochs": trainer.current_epoch if trainer else 0,
         "training_seconds": round(seconds, 1),
         "best_checkpoint": None if checkpoint is None else os.path.relpath(checkpoint),
-        "best_valid_recon_smth": None if score is None else float(score),
+        "monitor": getattr(callback, "monitor", None),
+        "best_score": None if score is None else float(score),
     }
 
 
@@ -212,10 +214,9 @@ def write_summary(run_dir: Path, summary: Mapping[str, Any]) -> None:
 
 def report(run_dir: Path, summary: Mapping[str, Any], files: Sequence[Path]) -> None:
     """Print the scores, and the paths of everything that was made."""
-    print(
-        f"\nTrained for {summary['epochs']} epochs in {summary['training_seconds']:.0f} s; best "
-        f"smoothed validation loss (valid/recon_smth): {summary['best_valid_recon_smth']}"
-    )
+    trained = f"{summary['epochs']} epochs in {summary['training_seconds']:.0f} s"
+    best = f"; best {summary['monitor']}: {summary['best_score']}" if summary["monitor"] else ""
+    print(f"\nTrained for {trained}{best}")
     for session, scores in enumerate(summary["scores"], start=summary.get("session", 0)):
         print(f"Validation scores of session {session}, from posterior means:")
         for name, value in scores.items():

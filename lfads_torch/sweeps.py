@@ -334,7 +334,23 @@ def _check(config: DictConfig, options: SweepOptions) -> None:
         path = Path(folder, CONFIG)
         OmegaConf.save(config, path)
         trial = compose(path, values)
+    _check_monitors(trial, options)
     prepare(trial)
+
+
+def _check_monitors(trial: DictConfig, options: SweepOptions) -> None:
+    """Raise a ValueError if what is best of a trial is not what the sweep takes for the best."""
+    for name, node in (trial.get("callbacks") or {}).items():
+        if not options.use_best or "Checkpoint" not in node._target_ or not node.get("monitor"):
+            continue
+        monitor, mode = node.monitor, node.get("mode", "min")
+        if (monitor, mode) != (options.metric, options.mode):
+            raise ValueError(
+                f"callbacks.{name} keeps the model of the epoch with the {mode} {monitor}, but "
+                f"sweep.metric = {options.metric} and sweep.mode = {options.mode}. Set "
+                f"callbacks.{name}.monitor and callbacks.{name}.mode to the same, or "
+                f"posterior_sampling.use_best_ckpt=false to keep the model of the last epoch."
+            )
 
 
 def _search(run_dir: Path, config: DictConfig, options: SweepOptions, resume: bool = False) -> None:
@@ -391,9 +407,8 @@ def best_outcome(outcomes: Sequence["Outcome"], options: SweepOptions) -> "Outco
 def _score(outcome: "Outcome", options: SweepOptions) -> float:
     """Return the score of the model that would be kept."""
     metrics = outcome.metrics
-    best = metrics.get("best_valid_recon_smth")
-    if options.use_best and best is not None and options.metric == "valid/recon_smth":
-        return float(best)
+    if options.use_best and "best_score" in metrics:
+        return float(metrics["best_score"])
     return float(metrics.get(options.metric, np.nan))
 
 
@@ -442,7 +457,8 @@ def _keep_best(run_dir: Path, config: DictConfig, options: SweepOptions, best: "
             "epochs": best.metrics["cur_epoch"],
             "training_seconds": round(seconds, 1),
             "best_checkpoint": str(kept),
-            "best_valid_recon_smth": _score(best, options),
+            "monitor": options.metric,
+            "best_score": _score(best, options),
         },
     )
     resume_single(folder)

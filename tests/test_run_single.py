@@ -91,6 +91,7 @@ def test_leaves_everything_behind_and_says_where(finished):
         assert (home / line).exists()
     summary = json.loads((run_dir / "summary.json").read_text())
     assert summary["epochs"] == 6
+    assert f"best valid/recon_smth: {summary['best_score']}\n" in done.stdout
     for name, value in summary["scores"][0].items():
         assert re.search(rf"{name}\s+{value:.4f}", done.stdout)
     assert {"bps", "co_bps", "fp_bps", "r2", "smoothing_r2"} <= set(summary["scores"][0])

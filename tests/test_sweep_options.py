@@ -278,6 +278,21 @@ def test_mistakes_are_found_before_anything_starts(
     assert not (tmp_path / "run").exists()
 
 
+def test_the_best_epoch_of_a_trial_is_that_of_the_sweep(data, tmp_path, searched):
+    """By one metric, or it would not be known which model the score is of."""
+    by = ["sweep.metric=valid/co_bps", "sweep.mode=max"]
+    with pytest.raises(Started):
+        run_sweep(words(data, *by), tmp_path / "run", "configs/multi.yaml")
+    kept = compose(tmp_path / "run" / "config.yaml").callbacks.checkpoint
+    assert (kept.monitor, kept.mode) == ("valid/co_bps", "max")
+    other = words(data, *by, "callbacks.checkpoint.monitor=valid/loss")
+    with pytest.raises(ValueError, match=r"callbacks\.checkpoint keeps .* max valid/loss, but"):
+        run_sweep(other, tmp_path / "other", "configs/multi.yaml")
+    last = "posterior_sampling.use_best_ckpt=false"
+    with pytest.raises(Started):
+        run_sweep([*other, last], tmp_path / "last", "configs/multi.yaml")
+
+
 def test_functions_of_ray_that_sample(data, tmp_path, searched):
     tau = "{key: model.co_prior.tau, _target_: ray.tune.lograndint, lower: 2, upper: 9}"
     with pytest.raises(Started):
@@ -350,13 +365,15 @@ def test_the_best_is_the_lowest_score_that_left_a_model():
 
 def test_the_best_may_be_of_an_earlier_epoch():
     outcomes = [
-        outcome("a", 3.0, best_valid_recon_smth=1.0),
-        outcome("b", 2.0, best_valid_recon_smth=1.5),
+        outcome("a", 3.0, best_score=1.0),
+        outcome("b", 2.0, best_score=1.5),
     ]
     made = options()
     assert best_outcome(outcomes, made).trial == "b"
     made = dataclasses.replace(made, use_best=True)
     assert best_outcome(outcomes, made).trial == "a"
+    made = dataclasses.replace(made, metric="valid/co_bps", mode="max")
+    assert best_outcome(outcomes, made).trial == "b"
 
 
 def test_no_best_where_all_have_failed():

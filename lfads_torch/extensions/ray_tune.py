@@ -53,7 +53,7 @@ from lfads_torch.sweeps import SweepOptions, progress
 log = logging.getLogger(__name__)
 
 EPOCH = "cur_epoch"
-BEST_SCORE = "best_valid_recon_smth"
+BEST_SCORE = "best_score"
 DIVERGED = "diverged"
 LAST = "last.ckpt"
 BEST_FILE = "best_checkpoint"
@@ -101,10 +101,11 @@ class LFADSTrial(tune.Trainable):  # type: ignore[misc]
         Returns
         -------
         dict
-            The metrics of the last epoch, ``cur_epoch`` (how many epochs the trial has been trained
-            for), ``best_valid_recon_smth`` and ``best_checkpoint`` (if a callback keeps the best),
-            ``history`` (metrics of every epoch), ``train_seconds`` (of epochs) and ``done``. Where
-            the loss became infinite or NaN: ``diverged``, with an infinite score.
+            The metrics of the last epoch (of one that is not logged in every epoch, its last
+            value in this step), ``cur_epoch`` (how many epochs the trial has been trained for),
+            ``best_score`` and ``best_checkpoint`` (if a callback keeps the best), ``history``
+            (metrics of every epoch), ``train_seconds`` (of epochs) and ``done``. Where the loss
+            became infinite or NaN: ``diverged``, with an infinite score.
         """
         if not self.claimed:
             self._claim()
@@ -134,7 +135,8 @@ class LFADSTrial(tune.Trainable):  # type: ignore[misc]
                     self.settings["metric"]: worst,
                     EPOCH: target,
                     DIVERGED: str(error),
-                    "done": not self.settings["population"],
+                    # In a population it will follow another, unless this was the last generation.
+                    "done": not self.settings["population"] or target >= max_epochs,
                 }
         partial = self.folder / f"{LAST}.partial"
         trainer.save_checkpoint(partial)
@@ -142,7 +144,7 @@ class LFADSTrial(tune.Trainable):  # type: ignore[misc]
         rows = [row for _, row in sorted(history.rows.items())]
         epoch = trainer.current_epoch
         return {
-            **rows[-1],
+            **{name: value for row in rows for name, value in row.items()},
             EPOCH: epoch,
             **self._best(trainer.checkpoint_callback),
             "history": rows,
@@ -399,7 +401,10 @@ class BinaryTournamentPBT(PopulationBasedTraining):  # type: ignore[misc]
             if trial.status == Trial.PENDING and unasked and self._reached(trial):
                 controller._set_trial_status(trial, Trial.PAUSED)
         if alive and all(t.status == Trial.PAUSED and self._reached(t) for t in alive):
-            if self.stopper is not None and self.stopper.stop_all():
+            # Those that are left may all have diverged while others have ended well.
+            lost = all(self._score(trial) == -math.inf for trial in alive)
+            over = self.stopper is not None and self.stopper.stop_all()
+            if over or (lost and len(alive) < len(controller.get_trials())):
                 for trial in alive:
                     controller.stop_trial(trial)
                 return None
