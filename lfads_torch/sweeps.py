@@ -8,6 +8,8 @@ of a single run) and ``summary.json``.
 import csv
 import dataclasses
 import difflib
+import math
+import shlex
 import shutil
 import time
 import uuid
@@ -21,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lfads_torch.config import compose, compose_unresolved, format_overrides
-from lfads_torch.post_run.pbt import CLONED_AT, CLONED_FROM, HISTORY
+from lfads_torch.post_run.pbt import HISTORY, hyperparameters, lineage, read_history, read_pbt_hps
 from lfads_torch.runs import (
     CONFIG,
     LAST_CHECKPOINT,
@@ -49,6 +51,7 @@ class SweepOptions:
     """What to search and how: the ``sweep`` of a configuration, see ``configs/sweep/base.yaml``."""
 
     num_samples: int
+    """Trials, or of each point of the grid where the space has one."""
     space: Mapping[str, Any]
     """By the key that is overridden: a HyperParam, a choice, a grid or what Ray makes of it."""
     report_every: int = 25
@@ -142,6 +145,12 @@ class SweepOptions:
             raise ValueError(f"sweep.metric must name a metric, but is {self.metric!r}.")
         if self.mode not in ("min", "max"):
             raise ValueError(f"sweep.mode must be min or max, but is {self.mode!r}.")
+
+    @property
+    def num_trials(self) -> int:
+        """How many trials there are: ``num_samples`` of each point of the grid."""
+        entries = [entry for entry in self.space.values() if isinstance(entry, Mapping)]
+        return self.num_samples * math.prod(len(e["grid"]) for e in entries if "grid" in e)
 
     def boundaries(self) -> tuple[int, int]:
         """Return the first epoch at which trials meet, and how many epochs there are between."""
@@ -359,8 +368,8 @@ def _search(run_dir: Path, config: DictConfig, options: SweepOptions, resume: bo
 
     start = time.monotonic()
     script = "run_pbt.py" if "PBT" in str(options.scheduler) else "run_multi.py"
-    again = f"python scripts/{script} --resume {run_dir}"
-    print(f"Sweep of {options.num_samples} trials in {run_dir}\nIf it is interrupted: {again}")
+    again = f"python scripts/{script} --resume {shlex.quote(str(run_dir))}"
+    print(f"Sweep of {options.num_trials} trials in {run_dir}\nIf it is interrupted: {again}")
     try:
         outcomes = run_trials(options, OmegaConf.to_yaml(config), run_dir, resume)
         if any(outcome.status not in ("TERMINATED", "ERROR") for outcome in outcomes):
@@ -372,10 +381,10 @@ def _search(run_dir: Path, config: DictConfig, options: SweepOptions, resume: bo
         "best_trial": best.trial,
         "metric": options.metric,
         "best_score": _score(best, options),
-        "hyperparameters": _hyperparameters(best),
+        "hyperparameters": hyperparameters(best.config),
         "epochs": best.metrics["cur_epoch"],
         "trials": len(outcomes),
-        "failed": {o.trial: _last_line(o.error) for o in outcomes if o.status == "ERROR"},
+        "failed": {o.trial: last_line(o.error) for o in outcomes if o.status == "ERROR"},
         "diverged": [o.trial for o in outcomes if "diverged" in o.metrics],
         "seconds": round(time.monotonic() - start, 1),
         **_time_spent(run_dir),
@@ -398,7 +407,7 @@ def best_outcome(outcomes: Sequence["Outcome"], options: SweepOptions) -> "Outco
         o for o in outcomes if o.checkpoint is not None and np.isfinite(_score(o, options))
     ]
     if not candidates:
-        errors = {o.trial: _last_line(o.error) or o.metrics.get("diverged") for o in outcomes}
+        errors = {o.trial: last_line(o.error) or o.metrics.get("diverged") for o in outcomes}
         raise RuntimeError(f"Every trial failed before it left a model: {errors}.")
     sign = 1 if options.mode == "min" else -1
     return min(candidates, key=lambda outcome: sign * _score(outcome, options))
@@ -412,11 +421,7 @@ def _score(outcome: "Outcome", options: SweepOptions) -> float:
     return float(metrics.get(options.metric, np.nan))
 
 
-def _hyperparameters(outcome: "Outcome") -> dict[str, Any]:
-    return {k: v for k, v in outcome.config.items() if k not in (CLONED_FROM, CLONED_AT)}
-
-
-def _last_line(error: str | None) -> str | None:
+def last_line(error: str | None) -> str | None:
     """Return what an error says, without its traceback."""
     lines = [line for line in (error or "").splitlines() if line.strip()]
     return lines[-1].strip() if lines else None
@@ -424,8 +429,6 @@ def _last_line(error: str | None) -> str | None:
 
 def _time_spent(run_dir: Path) -> dict[str, float]:
     """Return the seconds of all trials together, and of their epochs alone."""
-    from lfads_torch.post_run.pbt import read_history
-
     rows = read_history(run_dir)
     return {
         f"trial_{name}": round(sum(row[name] or 0 for row in rows), 1)
@@ -440,7 +443,7 @@ def _keep_best(run_dir: Path, config: DictConfig, options: SweepOptions, best: "
     shutil.rmtree(folder, ignore_errors=True)
     (folder / LAST_CHECKPOINT.parent).mkdir(parents=True)
     OmegaConf.save(config, folder / CONFIG)
-    resolved = compose(folder / CONFIG, _hyperparameters(best))
+    resolved = compose(folder / CONFIG, hyperparameters(best.config))
     OmegaConf.set_struct(resolved, False)
     del resolved.sweep
     OmegaConf.save(resolved, folder / CONFIG)
@@ -466,8 +469,6 @@ def _keep_best(run_dir: Path, config: DictConfig, options: SweepOptions, best: "
 
 def _write_metrics(run_dir: Path, folder: Path, trial: str) -> float:
     """Write ``metrics.csv`` of a model, along its lineage, and return the seconds of its epochs."""
-    from lfads_torch.post_run.pbt import lineage, read_history, read_pbt_hps
-
     generations = {(row["trial"], row["epoch"]): row for row in read_history(run_dir)}
     past = lineage(read_pbt_hps(run_dir), trial)
     own = [generations[key] for key in zip(past["trial"], past["epoch"], strict=True)]
@@ -555,7 +556,7 @@ def progress(
         lines.append(f"  {', '.join(ranges)}")
     if epochs and options.max_epochs:
         trained = sum(row["epoch"] for row in last.values())
-        left = (options.max_epochs * options.num_samples - trained) / epochs * seconds
+        left = (options.max_epochs * options.num_trials - trained) / epochs * seconds
         lines.append(f"  time left: at most {_duration(left)}")
     return "\n".join(lines)
 

@@ -410,6 +410,16 @@ def test_progress():
     ]
 
 
+def test_trials_of_a_grid():
+    space = {**options().space, "a": {"grid": [1, 2]}, "b": {"choice": [1, 2, 3]}}
+    made = dataclasses.replace(options(), num_samples=4, space={**space, "c": {"grid": [5, 6, 7]}})
+    assert (made.num_trials, options("sweep.num_samples=4").num_trials) == (24, 4)
+    rows = [{"trial": "a", "epoch": 500, "score": 1.0, "config": {}}]
+    assert "left: at most 0:15:40" in progress(
+        rows, dataclasses.replace(made, max_epochs=1000), {}, seconds=20.0, epochs=500
+    )
+
+
 def test_progress_of_trials_that_are_apart():
     rows = [row("a", 130, 3.0), row("b", 105, 4.0), row("b", 80, 2.0)]
     text = progress(rows, options(), {"running": 2}, seconds=5)

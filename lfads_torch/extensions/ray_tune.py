@@ -45,10 +45,16 @@ from lfads_torch.checkpoints import load_checkpoint
 from lfads_torch.config import compose
 from lfads_torch.extensions.tune import HyperParam, explore, has_converged, pair_off
 from lfads_torch.model import NonFiniteLossError
-from lfads_torch.post_run.pbt import CLONED_AT, CLONED_FROM, append_history, read_history
+from lfads_torch.post_run.pbt import (
+    CLONED_AT,
+    CLONED_FROM,
+    append_history,
+    hyperparameters,
+    read_history,
+)
 from lfads_torch.run_model import build, train
 from lfads_torch.runs import working_in
-from lfads_torch.sweeps import SweepOptions, progress
+from lfads_torch.sweeps import SweepOptions, last_line, progress
 
 log = logging.getLogger(__name__)
 
@@ -215,11 +221,6 @@ class LFADSTrial(tune.Trainable):  # type: ignore[misc]
 def next_boundary(epoch: int, first: int, every: int) -> int:
     """Return the first of the epochs first ± k · every that comes after an epoch."""
     return epoch + every - (epoch - first) % every
-
-
-def hyperparameters(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what of a trial's configuration overrides the sweep's."""
-    return {key: value for key, value in config.items() if key not in (CLONED_FROM, CLONED_AT)}
 
 
 # ------------------------------------------------------------------ population-based training
@@ -703,7 +704,7 @@ def _make_scheduler(options: SweepOptions, history: Sequence[Mapping[str, Any]])
             )
         compared = {"metric": options.metric, "mode": options.mode}
         stopper: ImprovementRatioStopper = instantiate(
-            {"num_trials": options.num_samples, **compared, **options.stopper},
+            {"num_trials": options.num_trials, **compared, **options.stopper},
             perturbation_interval=options.boundaries()[1],
             burn_in_period=node.get("burn_in_period", 0),
         )
@@ -884,8 +885,7 @@ def _last_line(trial: Trial) -> str:
     """Return what has made a trial fail, which Ray does not copy to its storage at once."""
     path = Path(trial.error_file or "")
     error = path.read_text() if path.is_file() else trial.get_error()
-    lines = [line for line in str(error or "").splitlines() if line.strip()]
-    return lines[-1].strip() if lines else "no reason is known"
+    return last_line(error) or "no reason is known"
 
 
 def say(text: str) -> None:
