@@ -337,6 +337,13 @@ class BinaryTournamentPBT(PopulationBasedTraining):  # type: ignore[misc]
                 f"hyperparam_mutations must hold a HyperParam for at least one hyperparameter; "
                 f"these are none: {wrong}."
             )
+        still = [name for name, v in mutations.items() if v.init == 0 and v.sample_fn != "randint"]
+        if still:
+            warnings.warn(
+                f"{', '.join(still)}: perturbations multiply, so what starts at init = 0 stays "
+                f"there. Give a small value, or null to draw one for each trial.",
+                stacklevel=2,
+            )
         super().__init__(
             time_attr=time_attr,
             metric=metric,

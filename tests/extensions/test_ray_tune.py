@@ -778,6 +778,16 @@ def test_all_trials_stop_when_the_stopper_says_so():
     assert losers(trials, 17) == []
 
 
+def test_warns_of_what_perturbations_cannot_move():
+    space = {
+        "a": HyperParam(0, 1, init=0, sample_fn="uniform"),
+        "b": HyperParam(0, 1, init=0.5, sample_fn="uniform"),
+        "c": HyperParam(0, 5, init=0, sample_fn="randint"),
+    }
+    with pytest.warns(UserWarning, match=r"^a: perturbations multiply"):
+        BinaryTournamentPBT(hyperparam_mutations=space)
+
+
 @pytest.mark.parametrize("mutations", [None, {}, {"model.lr_init": [1e-3, 1e-2]}])
 def test_only_hyperparameters_with_a_range_can_be_perturbed(mutations):
     with pytest.raises(ValueError, match="hyperparam_mutations must hold a HyperParam"):
