@@ -17,10 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lfads_torch.datamodules import DANDI
-from lfads_torch.extensions.nlb import import_nlb_tools
+from lfads_torch.extensions.nlb import BIN_WIDTHS, PHASES, import_nlb_tools
 from lfads_torch.utils import move_aside
-
-PHASES = ("val", "test")
 
 # What nlb_tools needs neither for targets nor for trials, by the names in the files on DANDI.
 _TIME_SERIES = (
@@ -144,7 +142,7 @@ def check_arguments(dataset: str, bin_widths_ms: Sequence[int], phases: Sequence
             f"The Neural Latents Benchmark has no data set {dataset!r}; it has {', '.join(DANDI)}."
         )
     for bin_width_ms in bin_widths_ms:
-        if bin_width_ms not in (5, 20):
+        if bin_width_ms not in BIN_WIDTHS:
             raise ValueError(
                 f"The bin width must be 5 or 20 ms, for which the Neural Latents Benchmark has "
                 f"targets, but is {bin_width_ms}."
