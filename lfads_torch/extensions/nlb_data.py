@@ -95,14 +95,8 @@ def prepare_nlb(
     """
     check_arguments(dataset, bin_widths_ms, phases)
     output_dir = Path(output_dir)
-    for bin_width_ms in bin_widths_ms:
-        for phase in phases:
-            path = output_dir / file_name(dataset, bin_width_ms, phase)
-            if path.exists() and not overwrite:
-                raise FileExistsError(
-                    f"{path} exists. Choose another output folder, or say --overwrite, which "
-                    f"renames the file."
-                )
+    if not overwrite:
+        refuse_existing(dataset, output_dir, bin_widths_ms, phases)
     nwb_files = {"train": find_nwb(nwb_dir, "train")}
     if "test" in phases:
         nwb_files["test"] = find_nwb(nwb_dir, "test")
@@ -150,6 +144,20 @@ def check_arguments(dataset: str, bin_widths_ms: Sequence[int], phases: Sequence
     for phase in phases:
         if phase not in PHASES:
             raise ValueError(f"The phase must be one of {', '.join(PHASES)}, but is {phase!r}.")
+
+
+def refuse_existing(
+    dataset: str, output_dir: str | Path, bin_widths_ms: Sequence[int], phases: Sequence[str]
+) -> None:
+    """Raise a FileExistsError if there is a data file that would be made."""
+    for bin_width_ms in bin_widths_ms:
+        for phase in phases:
+            path = Path(output_dir) / file_name(dataset, bin_width_ms, phase)
+            if path.exists():
+                raise FileExistsError(
+                    f"{path} exists. Choose another output folder, or say --overwrite, which "
+                    f"renames the file."
+                )
 
 
 def find_nwb(nwb_dir: str | Path, part: str) -> Path:
