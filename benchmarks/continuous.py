@@ -35,7 +35,7 @@ from sklearn.preprocessing import StandardScaler
 
 from lfads_torch.chopping import Chop, chop_file, continuous_path, merge, read_recording
 from lfads_torch.plots import COLOURS, save_figure
-from lfads_torch.runs import SUMMARY, resume_single, run_single
+from lfads_torch.runs import read_summary, resume_single, run_single
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -119,14 +119,9 @@ def train(recording: Path, seed: int, args: argparse.Namespace) -> Path:
             *args.overrides,
         ]
         run_single(overrides, run_dir)
-    elif not _summary(run_dir).get("scores"):
+    elif not read_summary(run_dir).get("scores"):
         resume_single(run_dir)
     return run_dir
-
-
-def _summary(run_dir: Path) -> dict[str, Any]:
-    path = run_dir / SUMMARY
-    return json.loads(path.read_text()) if path.is_file() else {}
 
 
 def read(recording: Path, run_dir: Path) -> Recording:
@@ -371,7 +366,7 @@ def main() -> None:
     text = tables(recordings, results, [seams(run_dir) for run_dir in runs])
     (args.output / "tables.md").write_text(text)
     save_figure(picture(recordings[0], results[0]), args.output / "continuous.png", dpi=120)
-    seconds = [round(_summary(run_dir)["training_seconds"]) for run_dir in runs]
+    seconds = [round(read_summary(run_dir)["training_seconds"]) for run_dir in runs]
     print(f"\n{text}\nTraining took {seconds} s. Everything is in {args.output}.")
 
 

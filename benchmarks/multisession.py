@@ -32,7 +32,7 @@ from sklearn.linear_model import Ridge
 
 from lfads_torch.alignment import align_files
 from lfads_torch.plots import COLOURS, save_figure
-from lfads_torch.runs import SUMMARY, resume_single, run_single
+from lfads_torch.runs import read_summary, resume_single, run_single
 from lfads_torch.synthetic import multisession_chaotic_rnn, write_sessions
 
 if TYPE_CHECKING:
@@ -158,19 +158,14 @@ def train(
             *args.overrides,
         ]
         run_single(overrides, run_dir)
-    elif "scores" not in _summary(run_dir):
+    elif "scores" not in read_summary(run_dir):
         resume_single(run_dir)
-    summary = _summary(run_dir)
+    summary = read_summary(run_dir)
     return Result(
         [read(path) for path in sorted(run_dir.glob("lfads_output_sess*.h5"))],
         np.array([scores["r2"] for scores in summary["scores"]]),
         summary["training_seconds"],
     )
-
-
-def _summary(run_dir: Path) -> dict[str, Any]:
-    path = run_dir / SUMMARY
-    return json.loads(path.read_text()) if path.is_file() else {}
 
 
 def run_all(output: Path, args: argparse.Namespace) -> dict[str, Result]:

@@ -12,7 +12,7 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from numpy.typing import NDArray
-from pytorch_lightning.callbacks import EarlyStopping
+from pytorch_lightning.callbacks import Checkpoint, EarlyStopping, ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
 
 from lfads_torch import plots
@@ -416,6 +416,32 @@ class EpochSeed(pl.Callback):
         random.seed(int(words[0]))
         np.random.seed(int(words[1]) % 2**32)  # noqa: NPY002 (transforms of users may draw from it)
         torch.manual_seed(int(words[2]))  # and CUDA
+
+
+class LastCheckpoint(Checkpoint):
+    """Saves ``last.ckpt`` after every epoch, for a ModelCheckpoint whose ``save_last`` is true.
+
+    Lightning 2.6 does so only after an epoch that is among the best, so that a run that was
+    interrupted would go on from its best epoch rather than from its last one.
+
+    Parameters
+    ----------
+    of
+        The callback that keeps the best checkpoint.
+    """
+
+    def __init__(self, of: ModelCheckpoint) -> None:
+        self.of = of
+        self._best: str | None = None
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save, unless the epoch is the best so far, which the other callback has just saved."""
+        before, self._best = self._best, self.of.best_model_path
+        if trainer.fast_dev_run or not self.of.dirpath or self._best != before:  # type: ignore[attr-defined]
+            return
+        path = Path(self.of.dirpath, f"{self.of.CHECKPOINT_NAME_LAST}{self.of.FILE_EXTENSION}")
+        self.of.last_model_path = str(path)
+        trainer.save_checkpoint(path)
 
 
 # ------------------------------------------------------------------ trials of a sweep

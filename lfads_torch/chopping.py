@@ -652,11 +652,21 @@ def chop_file(
     FileExistsError
         If the output exists and ``overwrite`` is false.
     FileNotFoundError, ValueError
-        See :func:`read_recording` and :func:`chop_recording`.
+        See :func:`read_recording` and :func:`chop_recording`; or if the recording is one array,
+        which does not hold the others, or would be overwritten itself.
     """
     output = Path(output)
     if output.exists() and not overwrite:
         raise FileExistsError(f"{output} exists already: choose another path, or --overwrite it.")
+    if output.resolve() == Path(recording).resolve():
+        raise ValueError(f"{output} is the recording itself: choose another path for the windows.")
+    keys = [*(others or {}).values(), *(key for key in (trial_ids, segments) if key is not None)]
+    nameless = [key for key in keys if not str(key).endswith(".npy")]
+    if nameless and Path(recording).suffix == ".npy":
+        raise ValueError(
+            f"{recording} is one array, the spikes, and holds no {', '.join(nameless)}: give files "
+            f"that end in .npy, or a recording of several arrays (.npz, HDF5, .mat)."
+        )
     counts = read_recording(recording, spikes)
     if scale != 1.0:
         counts = counts * scale

@@ -396,8 +396,10 @@ def _check_complete(config: DictConfig) -> None:
 
 def _check_keys(config: DictConfig) -> None:
     """Raise a ValueError for arguments that are unknown."""
-    # A logger that cannot be made is no reason not to train: see run_model.
-    checked = OmegaConf.masked_copy(config, [str(name) for name in config if name != "logger"])
+    # A logger that cannot be made is no reason not to train: see run_model. What a sweep is made of
+    # is checked where it is made, and its space has keys of its own.
+    names = [str(name) for name in config if name not in ("logger", "sweep")]
+    checked = OmegaConf.masked_copy(config, names)
     for key, node in _targets(checked):
         parameters = _parameters(_locate(node._target_, f"{key}._target_"))
         if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):

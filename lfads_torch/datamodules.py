@@ -75,6 +75,10 @@ def _how_to_get(path: Path) -> str:
             return f"Generate it: python -m lfads_torch.synthetic {name} --output " + shlex.quote(
                 str(path)
             )
+    if path.name.startswith("sess") and path.parent.name == "multisession":
+        return "Generate it: python -m lfads_torch.synthetic multisession --output " + shlex.quote(
+            str(path.parent)
+        )
     sets = fnmatch.filter(DANDI, path.name.split("-")[0])
     if sets:
         return (

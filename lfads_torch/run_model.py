@@ -15,9 +15,10 @@ import torch
 from hydra.errors import InstantiationException
 from hydra.utils import call, instantiate
 from omegaconf import DictConfig
+from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger, Logger
 
-from lfads_torch.callbacks import EpochSeed
+from lfads_torch.callbacks import EpochSeed, LastCheckpoint
 from lfads_torch.checkpoints import load_checkpoint
 from lfads_torch.chopping import is_chopped, merge_file
 from lfads_torch.config import compose
@@ -143,6 +144,8 @@ def train(
     loggers = [*_make_loggers(config, checkpoint), *loggers]
     nodes = (config.get("callbacks") or {}).values()
     callbacks = [*(instantiate(node, _convert_="all") for node in nodes), *callbacks]
+    keeping = [c for c in callbacks if isinstance(c, ModelCheckpoint) and c.save_last is True]
+    callbacks.extend(LastCheckpoint(callback) for callback in keeping)
     if config.get("seed") is not None:
         callbacks.append(EpochSeed(config.seed))
     trainer = instantiate(config.trainer, callbacks=callbacks, logger=loggers, _convert_="all")

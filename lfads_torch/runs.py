@@ -6,6 +6,7 @@ import glob
 import json
 import os
 import shutil
+import tempfile
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -44,7 +45,7 @@ def run_single(
     overrides, config_path, config_dir
         See :func:`lfads_torch.config.compose`.
     run_dir
-        The folder; by default ``runs/{data}/{model}/{time}``.
+        The folder; by default ``runs/{data}/{time}``.
     overwrite
         Rename a folder of that name to ``….1`` rather than refuse to run.
     script
@@ -64,9 +65,29 @@ def run_single(
     """
     config = compose(config_path, overrides, config_dir)
     keep_data_path(config)
+    run = prepare(config)
     run_dir = make_run_dir(config, run_dir, overwrite, script)
-    _run(config, run_dir)
+    _run(config, run_dir, run)
     return run_dir
+
+
+def prepare(config: DictConfig) -> "Run":
+    """Make the model and read the data, so that mistakes are found before there is a folder.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        If either is not usable.
+    """
+    from lfads_torch.datamodules import BasicDataModule
+    from lfads_torch.run_model import build
+
+    # A run works in its own folder: paths that are relative to this one would soon be wrong.
+    with tempfile.TemporaryDirectory() as folder, working_in(Path(folder)):
+        run = build(config)
+        if isinstance(run.datamodule, BasicDataModule):  # which reads once
+            run.datamodule.setup("fit")
+    return run
 
 
 def make_run_dir(
@@ -102,14 +123,15 @@ def resume_single(run_dir: str | Path, overrides: Mapping[str, Any] | Sequence[s
     run_dir
         The folder of the run.
     overrides
-        Changes of its configuration; the configuration before is kept as ``config.1.yaml``.
+        Changes of its configuration. The configuration before is kept as ``config.1.yaml``, and
+        the summary of the training before, if that had ended, as ``summary.1.json``.
 
     Raises
     ------
     FileNotFoundError
         If the folder is not that of a run.
     ValueError
-        If the run added a session to a model.
+        If the run added a session to a model, or the overrides are not usable.
     """
     run_dir = Path(run_dir).absolute()
     if not (run_dir / CONFIG).is_file():
@@ -122,35 +144,37 @@ def resume_single(run_dir: str | Path, overrides: Mapping[str, Any] | Sequence[s
             f"{run_dir} is of scripts/add_session.py, which is not taken up again but started anew "
             f"(with --overwrite)."
         )
+    run = prepare(config)
     if overrides:
+        # Training has not ended any more, not even if it is interrupted from here on.
+        move_aside(run_dir / SUMMARY)
         move_aside(run_dir / CONFIG)
         OmegaConf.save(config, run_dir / CONFIG)
-    _run(config, run_dir, resume=True, extend=bool(overrides))
+    _run(config, run_dir, run, resume=True)
     return run_dir
 
 
-def _run(config: DictConfig, run_dir: Path, resume: bool = False, extend: bool = False) -> None:
+def _run(config: DictConfig, run_dir: Path, run: "Run", resume: bool = False) -> None:
     """Train (unless that is done), sample, draw and summarise in the folder."""
     # Lightning takes seconds to import: mistakes in the configuration are reported before.
     from lfads_torch.checkpoints import load_checkpoint
     from lfads_torch.plots import plot_run
     from lfads_torch.post_run.analysis import validation_scores
-    from lfads_torch.run_model import build, fit, sample
+    from lfads_torch.run_model import fit, sample
 
     last = run_dir / LAST_CHECKPOINT
-    summary = read_summary(run_dir) if resume and not extend else {}
+    summary = read_summary(run_dir)
     if resume and not last.is_file():
         warnings.warn(f"There is no {last} yet: the run starts anew.", stacklevel=3)
     with working_in(run_dir):
-        run = build(config)
         if not summary:
             start = time.monotonic()
             fit(config, run, last if resume and last.is_file() else None)
             summary = training_summary(run, time.monotonic() - start)
             write_summary(run_dir, summary)
-        elif summary["best_checkpoint"]:
-            best = run_dir / summary["best_checkpoint"]
-            run.model.load_state_dict(load_checkpoint(best)["state_dict"])
+        else:
+            kept = run_dir / (summary["best_checkpoint"] or LAST_CHECKPOINT)
+            run.model.load_state_dict(load_checkpoint(kept)["state_dict"])
         sample(config, run)
         summary["scores"] = [
             validation_scores(run.model, path, session)
@@ -164,12 +188,14 @@ def _run(config: DictConfig, run_dir: Path, resume: bool = False, extend: bool =
 def training_summary(run: "Run", seconds: float) -> dict[str, Any]:
     """Return what the summary says of the training."""
     checkpoint, trainer = run.best_checkpoint, run.trainer
-    score = getattr(getattr(trainer, "checkpoint_callback", None), "best_model_score", None)
+    callback = getattr(trainer, "checkpoint_callback", None)
+    score = getattr(callback, "best_model_score", None)
     return {
         "epochs": trainer.current_epoch if trainer else 0,
         "training_seconds": round(seconds, 1),
         "best_checkpoint": None if checkpoint is None else os.path.relpath(checkpoint),
-        "best_valid_recon_smth": None if score is None else float(score),
+        "monitor": getattr(callback, "monitor", None),
+        "best_score": None if score is None else float(score),
     }
 
 
@@ -188,10 +214,9 @@ def write_summary(run_dir: Path, summary: Mapping[str, Any]) -> None:
 
 def report(run_dir: Path, summary: Mapping[str, Any], files: Sequence[Path]) -> None:
     """Print the scores, and the paths of everything that was made."""
-    print(
-        f"\nTrained for {summary['epochs']} epochs in {summary['training_seconds']:.0f} s; best "
-        f"smoothed validation loss (valid/recon_smth): {summary['best_valid_recon_smth']}"
-    )
+    trained = f"{summary['epochs']} epochs in {summary['training_seconds']:.0f} s"
+    best = f"; best {summary['monitor']}: {summary['best_score']}" if summary["monitor"] else ""
+    print(f"\nTrained for {trained}{best}")
     for session, scores in enumerate(summary["scores"], start=summary.get("session", 0)):
         print(f"Validation scores of session {session}, from posterior means:")
         for name, value in scores.items():

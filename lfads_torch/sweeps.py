@@ -8,6 +8,8 @@ of a single run) and ``summary.json``.
 import csv
 import dataclasses
 import difflib
+import math
+import shlex
 import shutil
 import time
 import uuid
@@ -21,22 +23,27 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lfads_torch.config import compose, compose_unresolved, format_overrides
-from lfads_torch.post_run.pbt import CLONED_AT, CLONED_FROM, HISTORY
+from lfads_torch.post_run.pbt import HISTORY, hyperparameters, lineage, read_history, read_pbt_hps
 from lfads_torch.runs import (
     CONFIG,
     LAST_CHECKPOINT,
     SUMMARY,
     keep_data_path,
     make_run_dir,
+    prepare,
     read_summary,
     resume_single,
     write_summary,
 )
+from lfads_torch.utils import move_aside
 
 if TYPE_CHECKING:
     from lfads_torch.extensions.ray_tune import Outcome
 
 BEST_MODEL = "best_model"
+_INTEGERS = {"num_samples": 1, "report_every": 1, "max_concurrent": 1, "max_failures": 0, "seed": 0}
+"""Options that are integers, and the least that they may be."""
+_NUMBERS = ("cpus_per_trial", "gpus_per_trial", "cpus_without_gpu", "time_budget_hours")
 
 
 @dataclass(frozen=True)
@@ -44,6 +51,7 @@ class SweepOptions:
     """What to search and how: the ``sweep`` of a configuration, see ``configs/sweep/base.yaml``."""
 
     num_samples: int
+    """Trials, or of each point of the grid where the space has one."""
     space: Mapping[str, Any]
     """By the key that is overridden: a HyperParam, a choice, a grid or what Ray makes of it."""
     report_every: int = 25
@@ -78,6 +86,8 @@ class SweepOptions:
             If an option is unknown, missing, or of no use.
         """
         node: Any
+        if not isinstance(config.get("sweep"), DictConfig):
+            raise ValueError("The configuration has no sweep: choose sweep=random or sweep=pbt.")
         try:
             node = OmegaConf.to_container(config.sweep, resolve=True, throw_on_missing=True)
         except OmegaConfBaseException as error:
@@ -89,28 +99,58 @@ class SweepOptions:
                 hint = f" Did you mean {near[0]}?" if near else ""
                 raise ValueError(f"sweep.{name} is no option of a sweep.{hint}")
         max_epochs = OmegaConf.select(config, "trainer.max_epochs")
+        if max_epochs is not None and type(max_epochs) is not int:
+            raise ValueError(f"trainer.max_epochs must be an integer, but is {max_epochs!r}.")
         options = cls(
             **{
+                "num_samples": None,
                 **node,
                 "space": _read_space(node.get("space")),
                 "max_epochs": None if max_epochs is None or max_epochs < 0 else max_epochs,
                 "use_best": bool(OmegaConf.select(config, "posterior_sampling.use_best_ckpt")),
             }
         )
-        for name in ("num_samples", "report_every", "max_concurrent"):
-            value = getattr(options, name)
-            if name == "max_concurrent" and value is None:
-                continue
-            if type(value) is not int or value < 1:
-                raise ValueError(f"sweep.{name} must be an integer of at least 1, but is {value}.")
-        if options.mode not in ("min", "max"):
-            raise ValueError(f"sweep.mode must be min or max, but is {options.mode!r}.")
+        options._check_values()
         ends = (options.max_epochs, options.time_budget_hours, options.scheduler, options.stopper)
         if not any(ends):
             raise ValueError(
                 "The trials would never end: set trainer.max_epochs or sweep.time_budget_hours."
             )
         return options
+
+    def _check_values(self) -> None:
+        """Raise a ValueError for what is of the wrong kind."""
+        for name, least in _INTEGERS.items():
+            value = getattr(self, name)
+            if name == "max_concurrent" and value is None:
+                continue
+            if type(value) is not int or value < least:
+                raise ValueError(
+                    f"sweep.{name} must be an integer of at least {least}, but is {value}."
+                )
+        for name in _NUMBERS:
+            value = getattr(self, name)
+            if name in ("gpus_per_trial", "time_budget_hours") and value is None:
+                continue
+            if type(value) not in (int, float) or not value >= 0:
+                raise ValueError(f"sweep.{name} must be a number of at least 0, but is {value!r}.")
+        for name in ("scheduler", "searcher", "stopper"):
+            value = getattr(self, name)
+            if value is not None and not (isinstance(value, Mapping) and "_target_" in value):
+                raise ValueError(
+                    f"sweep.{name} must be null, or a class and its arguments "
+                    f"({{_target_: …}}), but is {value!r}."
+                )
+        if not isinstance(self.metric, str):
+            raise ValueError(f"sweep.metric must name a metric, but is {self.metric!r}.")
+        if self.mode not in ("min", "max"):
+            raise ValueError(f"sweep.mode must be min or max, but is {self.mode!r}.")
+
+    @property
+    def num_trials(self) -> int:
+        """How many trials there are: ``num_samples`` of each point of the grid."""
+        entries = [entry for entry in self.space.values() if isinstance(entry, Mapping)]
+        return self.num_samples * math.prod(len(e["grid"]) for e in entries if "grid" in e)
 
     def boundaries(self) -> tuple[int, int]:
         """Return the first epoch at which trials meet, and how many epochs there are between."""
@@ -235,14 +275,12 @@ def resume_sweep(run_dir: str | Path, overrides: Mapping[str, Any] | Sequence[st
         )
     config = compose_unresolved(path, overrides)
     options = SweepOptions.of(config)
-    if overrides:
-        from lfads_torch.utils import move_aside
-
-        move_aside(path)
-        OmegaConf.save(config, path)
     if read_summary(run_dir):
         print(f"{run_dir} has ended: see {SUMMARY} and {BEST_MODEL}/.")
         return run_dir
+    if overrides:
+        move_aside(path)
+        OmegaConf.save(config, path)
     _search(run_dir, config, options, resume=True)
     return run_dir
 
@@ -279,7 +317,10 @@ def _entry(key: str, value: Any) -> dict[str, Any]:
 
 
 def _check(config: DictConfig, options: SweepOptions) -> None:
-    """Compose a trial and make what searches, so that mistakes are reported before any starts."""
+    """Make a trial's model and what searches, and read the data.
+
+    So mistakes are reported before any trial starts.
+    """
     import tempfile
 
     from lfads_torch.extensions.ray_tune import make_search, to_domain
@@ -287,18 +328,38 @@ def _check(config: DictConfig, options: SweepOptions) -> None:
 
     make_search(options)
     rng = np.random.default_rng(options.seed)
-    values: dict[str, Any] = {}
+    values: dict[str, Any] = {"seed": options.seed}
     for key, value in options.space.items():
         if isinstance(value, HyperParam):
             values[key] = value.sample(rng)
         elif "choice" in value or "grid" in value:
             values[key] = [*value.get("choice", ()), *value.get("grid", ())][0]
         else:
-            values[key] = to_domain(value).sample()
+            try:
+                values[key] = to_domain(value).sample()
+            except Exception as error:
+                raise ValueError(f"sweep.space: {key} cannot be sampled: {error}") from error
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, CONFIG)
         OmegaConf.save(config, path)
-        compose(path, values)
+        trial = compose(path, values)
+    _check_monitors(trial, options)
+    prepare(trial)
+
+
+def _check_monitors(trial: DictConfig, options: SweepOptions) -> None:
+    """Raise a ValueError if what is best of a trial is not what the sweep takes for the best."""
+    for name, node in (trial.get("callbacks") or {}).items():
+        if not options.use_best or "Checkpoint" not in node._target_ or not node.get("monitor"):
+            continue
+        monitor, mode = node.monitor, node.get("mode", "min")
+        if (monitor, mode) != (options.metric, options.mode):
+            raise ValueError(
+                f"callbacks.{name} keeps the model of the epoch with the {mode} {monitor}, but "
+                f"sweep.metric = {options.metric} and sweep.mode = {options.mode}. Set "
+                f"callbacks.{name}.monitor and callbacks.{name}.mode to the same, or "
+                f"posterior_sampling.use_best_ckpt=false to keep the model of the last epoch."
+            )
 
 
 def _search(run_dir: Path, config: DictConfig, options: SweepOptions, resume: bool = False) -> None:
@@ -307,8 +368,8 @@ def _search(run_dir: Path, config: DictConfig, options: SweepOptions, resume: bo
 
     start = time.monotonic()
     script = "run_pbt.py" if "PBT" in str(options.scheduler) else "run_multi.py"
-    again = f"python scripts/{script} --resume {run_dir}"
-    print(f"Sweep of {options.num_samples} trials in {run_dir}\nIf it is interrupted: {again}")
+    again = f"python scripts/{script} --resume {shlex.quote(str(run_dir))}"
+    print(f"Sweep of {options.num_trials} trials in {run_dir}\nIf it is interrupted: {again}")
     try:
         outcomes = run_trials(options, OmegaConf.to_yaml(config), run_dir, resume)
         if any(outcome.status not in ("TERMINATED", "ERROR") for outcome in outcomes):
@@ -320,10 +381,10 @@ def _search(run_dir: Path, config: DictConfig, options: SweepOptions, resume: bo
         "best_trial": best.trial,
         "metric": options.metric,
         "best_score": _score(best, options),
-        "hyperparameters": _hyperparameters(best),
+        "hyperparameters": hyperparameters(best.config),
         "epochs": best.metrics["cur_epoch"],
         "trials": len(outcomes),
-        "failed": {o.trial: _last_line(o.error) for o in outcomes if o.status == "ERROR"},
+        "failed": {o.trial: last_line(o.error) for o in outcomes if o.status == "ERROR"},
         "diverged": [o.trial for o in outcomes if "diverged" in o.metrics],
         "seconds": round(time.monotonic() - start, 1),
         **_time_spent(run_dir),
@@ -346,7 +407,7 @@ def best_outcome(outcomes: Sequence["Outcome"], options: SweepOptions) -> "Outco
         o for o in outcomes if o.checkpoint is not None and np.isfinite(_score(o, options))
     ]
     if not candidates:
-        errors = {o.trial: _last_line(o.error) or o.metrics.get("diverged") for o in outcomes}
+        errors = {o.trial: last_line(o.error) or o.metrics.get("diverged") for o in outcomes}
         raise RuntimeError(f"Every trial failed before it left a model: {errors}.")
     sign = 1 if options.mode == "min" else -1
     return min(candidates, key=lambda outcome: sign * _score(outcome, options))
@@ -355,17 +416,12 @@ def best_outcome(outcomes: Sequence["Outcome"], options: SweepOptions) -> "Outco
 def _score(outcome: "Outcome", options: SweepOptions) -> float:
     """Return the score of the model that would be kept."""
     metrics = outcome.metrics
-    best = metrics.get("best_valid_recon_smth")
-    if options.use_best and best is not None and options.metric == "valid/recon_smth":
-        return float(best)
+    if options.use_best and "best_score" in metrics:
+        return float(metrics["best_score"])
     return float(metrics.get(options.metric, np.nan))
 
 
-def _hyperparameters(outcome: "Outcome") -> dict[str, Any]:
-    return {k: v for k, v in outcome.config.items() if k not in (CLONED_FROM, CLONED_AT)}
-
-
-def _last_line(error: str | None) -> str | None:
+def last_line(error: str | None) -> str | None:
     """Return what an error says, without its traceback."""
     lines = [line for line in (error or "").splitlines() if line.strip()]
     return lines[-1].strip() if lines else None
@@ -373,8 +429,6 @@ def _last_line(error: str | None) -> str | None:
 
 def _time_spent(run_dir: Path) -> dict[str, float]:
     """Return the seconds of all trials together, and of their epochs alone."""
-    from lfads_torch.post_run.pbt import read_history
-
     rows = read_history(run_dir)
     return {
         f"trial_{name}": round(sum(row[name] or 0 for row in rows), 1)
@@ -389,7 +443,7 @@ def _keep_best(run_dir: Path, config: DictConfig, options: SweepOptions, best: "
     shutil.rmtree(folder, ignore_errors=True)
     (folder / LAST_CHECKPOINT.parent).mkdir(parents=True)
     OmegaConf.save(config, folder / CONFIG)
-    resolved = compose(folder / CONFIG, _hyperparameters(best))
+    resolved = compose(folder / CONFIG, hyperparameters(best.config))
     OmegaConf.set_struct(resolved, False)
     del resolved.sweep
     OmegaConf.save(resolved, folder / CONFIG)
@@ -406,7 +460,8 @@ def _keep_best(run_dir: Path, config: DictConfig, options: SweepOptions, best: "
             "epochs": best.metrics["cur_epoch"],
             "training_seconds": round(seconds, 1),
             "best_checkpoint": str(kept),
-            "best_valid_recon_smth": _score(best, options),
+            "monitor": options.metric,
+            "best_score": _score(best, options),
         },
     )
     resume_single(folder)
@@ -414,8 +469,6 @@ def _keep_best(run_dir: Path, config: DictConfig, options: SweepOptions, best: "
 
 def _write_metrics(run_dir: Path, folder: Path, trial: str) -> float:
     """Write ``metrics.csv`` of a model, along its lineage, and return the seconds of its epochs."""
-    from lfads_torch.post_run.pbt import lineage, read_history, read_pbt_hps
-
     generations = {(row["trial"], row["epoch"]): row for row in read_history(run_dir)}
     past = lineage(read_pbt_hps(run_dir), trial)
     own = [generations[key] for key in zip(past["trial"], past["epoch"], strict=True)]
@@ -503,7 +556,7 @@ def progress(
         lines.append(f"  {', '.join(ranges)}")
     if epochs and options.max_epochs:
         trained = sum(row["epoch"] for row in last.values())
-        left = (options.max_epochs * options.num_samples - trained) / epochs * seconds
+        left = (options.max_epochs * options.num_trials - trained) / epochs * seconds
         lines.append(f"  time left: at most {_duration(left)}")
     return "\n".join(lines)
 

@@ -36,16 +36,16 @@ def main() -> int:
     )
     args = parser.parse_intermixed_args()
 
+    from lfads_torch.command_line import split_run_dir
     from lfads_torch.new_session import run_new_session
 
-    run_dirs = [word for word in args.overrides if word.startswith("run_dir=")]
-    overrides = [word for word in args.overrides if word not in run_dirs]
+    overrides, run_dir = split_run_dir(args.overrides)
     try:
         run_new_session(
             args.trained_run,
             args.data,
             overrides,
-            run_dir=run_dirs[-1].removeprefix("run_dir=") if run_dirs else None,
+            run_dir=run_dir,
             checkpoint=args.checkpoint,
             pcr_init=not args.random_init,
             overwrite=args.overwrite,

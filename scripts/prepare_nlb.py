@@ -42,7 +42,13 @@ def main() -> int:
     args = parser.parse_args()
 
     from lfads_torch.datamodules import DANDI
-    from lfads_torch.extensions.nlb_data import check_arguments, file_name, find_nwb, prepare_nlb
+    from lfads_torch.extensions.nlb_data import (
+        check_arguments,
+        file_name,
+        find_nwb,
+        prepare_nlb,
+        refuse_existing,
+    )
     from lfads_torch.extensions.nlb_download import describe, download_nwb, list_nwb
 
     def missing(nwb_dir: Path, parts: list[str]) -> bool:
@@ -57,6 +63,8 @@ def main() -> int:
         for dataset in args.datasets:
             widths = args.bin_width_ms or [20 if dataset == "mc_maze" else 5]
             check_arguments(dataset, widths, args.phase)
+            if not (args.list or args.overwrite):  # before anything is downloaded
+                refuse_existing(dataset, args.output_dir, widths, args.phase)
             nwb_dir = Path(args.nwb or "datasets/nwb") / DANDI[dataset]
             if args.nwb and not nwb_dir.is_dir() and any(Path(args.nwb).glob("*.nwb")):
                 nwb_dir = Path(args.nwb)

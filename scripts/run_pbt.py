@@ -10,8 +10,9 @@ sweep.scheduler.burn_in_period=80, sweep.space.lr_init.max_samp=1e-2, sweep.gpus
 sweep.ray_address=auto, trainer.max_epochs=500 … (configs/sweep/pbt.yaml has them all).
 """
 
-import argparse
 import sys
+
+from lfads_torch.command_line import MISTAKES, parse_run, start_or_resume
 
 # ---------- OPTIONS: edit here, or override on the command line ----------
 CONFIG_PATH = "../configs/pbt.yaml"
@@ -32,41 +33,20 @@ OVERWRITE = False  # True: an existing RUN_DIR is renamed to RUN_DIR.1, not dele
 
 def main() -> int:
     """Parse the command line and search."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("overrides", nargs="*", metavar="key=value")
-    parser.add_argument("--resume", metavar="RUN_DIR", help="continue this sweep")
-    parser.add_argument("--config-path", default=CONFIG_PATH, help="primary configuration")
-    parser.add_argument("--config-dir", default=CONFIG_DIR, help="folder searched first")
-    parser.add_argument("--overwrite", action="store_true", default=OVERWRITE)
-    args = parser.parse_args()
+    args = parse_run(__doc__, CONFIG_PATH, CONFIG_DIR, OVERWRITE)
 
-    from lfads_torch.config import format_overrides
     from lfads_torch.sweeps import resume_sweep, run_sweep
 
-    run_dirs = [word for word in args.overrides if word.startswith("run_dir=")]
-    overrides = [word for word in args.overrides if word not in run_dirs]
-    try:
-        if args.resume:
-            resume_sweep(args.resume, overrides)
-        else:
-            run_sweep(
-                [*format_overrides(OVERRIDES), *overrides],
-                run_dir=run_dirs[-1].removeprefix("run_dir=") if run_dirs else RUN_DIR,
-                config_path=args.config_path,
-                config_dir=args.config_dir,
-                overwrite=args.overwrite,
-                script=__file__,
-                space=SPACE,
-            )
-    except (ValueError, OSError, ImportError, RuntimeError) as error:
-        print(f"\n{type(error).__name__}: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt as interruption:
-        print(f"\n{interruption or 'Interrupted.'}", file=sys.stderr)
-        return 130
-    return 0
+    return start_or_resume(
+        args,
+        run_sweep,
+        resume_sweep,
+        OVERRIDES,
+        RUN_DIR,
+        mistakes=(*MISTAKES, RuntimeError),  # every trial failed
+        space=SPACE,
+        script=__file__,
+    )
 
 
 if __name__ == "__main__":

@@ -446,6 +446,28 @@ def test_an_output_is_not_replaced_unasked(sources, tmp_path):
         assert Chop.read(file).overlap == 4
 
 
+def test_the_recording_itself_is_never_replaced(sources, tmp_path):
+    before = (tmp_path / "a.h5").read_bytes()
+    (tmp_path / "link.h5").symlink_to(tmp_path / "a.h5")
+    for output in ("a.h5", "link.h5"):
+        with pytest.raises(ValueError, match="is the recording itself"):
+            chop_file(tmp_path / "a.h5", tmp_path / output, 8, 3, overwrite=True)
+    assert (tmp_path / "a.h5").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "other", [{"others": {"behavior": "force"}}, {"trial_ids": "t"}, {"segments": "s"}]
+)
+def test_a_recording_of_one_array_holds_no_other(sources, tmp_path, other):
+    """Rather than take the spikes for behaviour."""
+    with pytest.raises(
+        ValueError, match=r"a\.npy is one array, the spikes, and holds no (force|t|s):"
+    ):
+        chop_file(tmp_path / "a.npy", tmp_path / "o.h5", 8, 3, **other)
+    with_file = {"others": {"trial": str(tmp_path / "trials.npy")}}
+    chop_file(tmp_path / "a.npy", tmp_path / "o.h5", 8, 3, block=20, **with_file)
+
+
 def test_rates_in_hz_become_counts(tmp_path):
     np.save(tmp_path / "a.npy", counts(60) / 0.05)
     chop_file(tmp_path / "a.npy", tmp_path / "o.h5", 8, 3, scale=0.05, block=20)

@@ -703,6 +703,15 @@ def test_hint_for_synthetic_data_is_a_command_that_works(tmp_path, name):
     assert options.output == tmp_path / name
 
 
+def test_hint_for_synthetic_sessions(tmp_path):
+    """They are a folder."""
+    with pytest.raises(FileNotFoundError, match="Generate it: python -m ") as error:
+        set_up(tmp_path / "multisession" / "sess*.h5")
+    command = shlex.split(str(error.value).partition("Generate it: ")[2])
+    options = synthetic._parser().parse_args(command[3:])
+    assert (options.generator, options.output) == ("multisession", tmp_path / "multisession")
+
+
 @pytest.mark.parametrize("make", [
     set_up, MultisessionReadin, MultisessionReadout,
     lambda pattern: MultisessionReconstruction(pattern, recons.Poisson()),

@@ -17,6 +17,7 @@ import torch
 
 from lfads_torch.model import LFADS
 from lfads_torch.run_model import run_model
+from lfads_torch.runs import resume_single, run_single
 from tests.conftest import TINY_SIZES, tiny_arrays, write_file
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "run_single.py"
@@ -90,6 +91,7 @@ def test_leaves_everything_behind_and_says_where(finished):
         assert (home / line).exists()
     summary = json.loads((run_dir / "summary.json").read_text())
     assert summary["epochs"] == 6
+    assert f"best valid/recon_smth: {summary['best_score']}\n" in done.stdout
     for name, value in summary["scores"][0].items():
         assert re.search(rf"{name}\s+{value:.4f}", done.stdout)
     assert {"bps", "co_bps", "fp_bps", "r2", "smoothing_r2"} <= set(summary["scores"][0])
@@ -150,6 +152,8 @@ def test_mistakes_make_no_folder(tmp_path, tiny_file):
         ("model.gen_dimm=3", "gen_dimm"),
         ("datamodule.datafile_pattern=none*.h5", "datafile_pattern"),
         ("model.encod_seq_len=7", "encod_seq_len = 7"),
+        ("model.gen_dim=0", "model.gen_dim must be at least 1"),
+        ("datamodule.batch_keys=[nothing]", "train_nothing"),
     ]:
         done = run(*words(tiny_file, mistake, "run_dir=new"), cwd=tmp_path)
         assert done.returncode == 1
@@ -210,6 +214,26 @@ def test_resume_of_a_finished_run(finished):
     assert (run_dir / "config.1.yaml").exists()
 
 
+def test_a_mistake_when_resuming_changes_nothing(finished):
+    home, run_dir, _ = finished
+    before = (run_dir / "config.yaml").read_text(), sorted(run_dir.iterdir())
+    done = run("--resume", run_dir, "datamodule.batch_size=0", cwd=home)
+    assert done.returncode == 1
+    assert "batch_size" in done.stderr
+    assert ((run_dir / "config.yaml").read_text(), sorted(run_dir.iterdir())) == before
+
+
+def test_a_finished_run_that_is_trained_further_can_be_interrupted(tmp_path, tiny_file):
+    run_dir = tmp_path / "run"
+    args = words(tiny_file, "trainer.max_epochs=2", "callbacks=[checkpoint]", "run_dir=run")
+    assert run(*args, cwd=tmp_path).returncode == 0
+    start_and_kill(["--resume", "run", "trainer.max_epochs=40"], tmp_path, run_dir, n_epochs=5)
+    assert json.loads((run_dir / "summary.1.json").read_text())["epochs"] == 2
+    done = run("--resume", "run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((run_dir / "summary.json").read_text())["epochs"] == 40
+
+
 def test_resume_of_no_run(tmp_path):
     done = run("--resume", tmp_path, cwd=tmp_path)
     assert done.returncode == 1
@@ -254,6 +278,24 @@ def test_run_model_works_in_the_current_folder(tmp_path, tiny_file, monkeypatch)
         assert torch.equal(loaded.model.state_dict()[key], value)
     with pytest.raises(FileNotFoundError, match="no file and holds no"):
         run_model(overrides, other)
+
+
+def test_goes_on_from_the_last_epoch_where_another_was_the_best(tmp_path, tiny_file):
+    args = words(tiny_file, "callbacks=[checkpoint]", "callbacks.checkpoint.mode=max",
+                 "posterior_sampling.use_best_ckpt=false")  # fmt: skip
+    whole = run_single([*args, "trainer.max_epochs=6"], tmp_path / "whole")
+    cut = run_single([*args, "trainer.max_epochs=4"], tmp_path / "cut")
+    (best,) = cut.glob("lightning_checkpoints/best-epoch*.ckpt")
+    assert best.name < "best-epoch0003.ckpt"
+    assert weights(cut)["epoch"] == 3
+    resume_single(cut)  # samples again
+    outputs = [cut / f"lfads_output_{name}.h5" for name in ("sess0", "sess0.1")]
+    with h5py.File(outputs[0]) as again, h5py.File(outputs[1]) as before:
+        np.testing.assert_array_equal(again["valid_output_params"], before["valid_output_params"])
+    resume_single(cut, ["trainer.max_epochs=6"])
+    assert rows(cut) == rows(whole)
+    states = [weights(run_dir)["state_dict"] for run_dir in (cut, whole)]
+    assert all(torch.equal(value, states[1][key]) for key, value in states[0].items())
 
 
 def test_a_broken_logger_does_not_stop_training(tmp_path, tiny_file, monkeypatch):

@@ -10,8 +10,9 @@ from omegaconf import OmegaConf
 
 from lfads_torch import sweeps
 from lfads_torch.config import compose, compose_unresolved
-from lfads_torch.extensions.ray_tune import Outcome
+from lfads_torch.extensions.ray_tune import Outcome, to_domain
 from lfads_torch.extensions.tune import HyperParam
+from lfads_torch.runs import write_summary
 from lfads_torch.sweeps import (
     SweepOptions,
     best_outcome,
@@ -121,6 +122,20 @@ def test_options_are_those_of_the_base_configuration():
         ("sweep.num_samples=???", "sweep cannot be read: .*num_samples"),
         ("sweep.report_every=-1", "report_every must be an integer of at least 1, but is -1"),
         ("sweep.max_concurrent=0", "max_concurrent must be an integer of at least 1, but is 0"),
+        ("sweep.max_failures=x", "max_failures must be an integer of at least 0, but is x"),
+        ("sweep.seed=null", "seed must be an integer of at least 0, but is None"),
+        ("sweep.seed=-1", "seed must be an integer of at least 0, but is -1"),
+        ("sweep.cpus_per_trial=abc", "cpus_per_trial must be a number of at least 0, but is 'abc'"),
+        ("sweep.cpus_without_gpu=null", "cpus_without_gpu must be a number .* but is None"),
+        ("sweep.gpus_per_trial=-0.5", "gpus_per_trial must be a number of at least 0, but is -0.5"),
+        ("sweep.time_budget_hours=all", "time_budget_hours must be a number .* but is 'all'"),
+        ("sweep.scheduler=ASHA", r"sweep\.scheduler must be null, or a class .* but is 'ASHA'"),
+        ("sweep.searcher={seed: 0}", r"sweep\.searcher must be null, or a class .*_target_"),
+        ("sweep.stopper=never", r"sweep\.stopper must be null, or a class .* but is 'never'"),
+        ("sweep.metric=null", r"sweep\.metric must name a metric, but is None"),
+        ("trainer.max_epochs=long", r"trainer\.max_epochs must be an integer, but is 'long'"),
+        ("~sweep", "has no sweep: choose sweep=random or sweep=pbt"),
+        ("~sweep.num_samples", "num_samples must be an integer of at least 1, but is None"),
         ("sweep.mode=least", "sweep.mode must be min or max, but is 'least'"),
         ("sweep.space=null", r"sweep\.space is empty: choose one \(sweep=random or sweep=pbt\)"),
         ("sweep=base", r"sweep.*num_samples"),
@@ -241,8 +256,16 @@ def test_data_are_found_from_wherever_a_trial_runs(data, tmp_path, searched, mon
          r"(?s)lr_int.*Did you mean model\.lr_init"),
         ("sweep.space.cd_rate.key=model.train_aug_stack.transforms.1.cd_rate", ValueError,
          r"transforms\.1"),
-        ("+sweep.space.gen={key: model.gen_dim, _target_: ray.tune.nothing}", Exception, "nothing"),
+        ("+sweep.space.gen={key: model.gen_dim, _target_: ray.tune.nothing}", ValueError,
+         r"sweep\.space: model\.gen_dim cannot be sampled: .*nothing"),
+        ("+sweep.space.gen={key: model.gen_dim, _target_: ray.tune.randint, low: 1}", ValueError,
+         r"(?s)sweep\.space: model\.gen_dim cannot be sampled: .*low"),
         ("datamodule.datafile_pattern=gone.h5", FileNotFoundError, "gone.h5"),
+        ("~seed", ValueError, "seed"),
+        ("datamodule.batch_size=0", ValueError, "batch_size"),
+        ("model.gen_dim=0", ValueError, r"model\.gen_dim must be at least 1"),
+        ("sweep.scheduler._target_=ray.tune.schedulers.FIFOScheduler", ValueError,
+         r"FIFOScheduler asks no stopper: say sweep\.stopper=null"),
         ("model.gen_dims=5", ValueError, "gen_dim"),
     ],
 )  # fmt: skip
@@ -253,6 +276,31 @@ def test_mistakes_are_found_before_anything_starts(
         run_sweep(words(data, override), tmp_path / "run", PBT)
     assert not searched
     assert not (tmp_path / "run").exists()
+
+
+def test_the_best_epoch_of_a_trial_is_that_of_the_sweep(data, tmp_path, searched):
+    """By one metric, or it would not be known which model the score is of."""
+    by = ["sweep.metric=valid/co_bps", "sweep.mode=max"]
+    with pytest.raises(Started):
+        run_sweep(words(data, *by), tmp_path / "run", "configs/multi.yaml")
+    kept = compose(tmp_path / "run" / "config.yaml").callbacks.checkpoint
+    assert (kept.monitor, kept.mode) == ("valid/co_bps", "max")
+    other = words(data, *by, "callbacks.checkpoint.monitor=valid/loss")
+    with pytest.raises(ValueError, match=r"callbacks\.checkpoint keeps .* max valid/loss, but"):
+        run_sweep(other, tmp_path / "other", "configs/multi.yaml")
+    last = "posterior_sampling.use_best_ckpt=false"
+    with pytest.raises(Started):
+        run_sweep([*other, last], tmp_path / "last", "configs/multi.yaml")
+
+
+def test_functions_of_ray_that_sample(data, tmp_path, searched):
+    tau = "{key: model.co_prior.tau, _target_: ray.tune.lograndint, lower: 2, upper: 9}"
+    with pytest.raises(Started):
+        run_sweep(words(data, f"+sweep.space.tau={tau}"), tmp_path / "run", PBT)
+    made = searched[-1][2].space
+    assert 2 <= to_domain(made["model.co_prior.tau"]).sample() < 9
+    # As trials do.
+    assert compose(tmp_path / "run" / "config.yaml", {"model.co_prior.tau": 3})
 
 
 def test_a_folder_that_exists_is_not_touched(data, tmp_path, searched):
@@ -285,6 +333,11 @@ def test_resuming(data, tmp_path, searched):
     assert searched[-1][2] == dataclasses.replace(searched[0][2], max_failures=9)
     assert OmegaConf.load(run_dir / "config.yaml").sweep.max_failures == 9
     assert OmegaConf.load(run_dir / "config.1.yaml").sweep.max_failures == 3
+    # One that has ended stays as it is.
+    write_summary(run_dir, {"best_trial": "a"})
+    resume_sweep(run_dir, ["sweep.max_failures=8"])
+    assert OmegaConf.load(run_dir / "config.yaml").sweep.max_failures == 9
+    assert len(searched) == 3
 
 
 # ------------------------------------------------------------------ the best
@@ -312,13 +365,15 @@ def test_the_best_is_the_lowest_score_that_left_a_model():
 
 def test_the_best_may_be_of_an_earlier_epoch():
     outcomes = [
-        outcome("a", 3.0, best_valid_recon_smth=1.0),
-        outcome("b", 2.0, best_valid_recon_smth=1.5),
+        outcome("a", 3.0, best_score=1.0),
+        outcome("b", 2.0, best_score=1.5),
     ]
     made = options()
     assert best_outcome(outcomes, made).trial == "b"
     made = dataclasses.replace(made, use_best=True)
     assert best_outcome(outcomes, made).trial == "a"
+    made = dataclasses.replace(made, metric="valid/co_bps", mode="max")
+    assert best_outcome(outcomes, made).trial == "b"
 
 
 def test_no_best_where_all_have_failed():
@@ -353,6 +408,16 @@ def test_progress():
         "  lr_init 0.0002 to 0.004, dropout_rate 0.25 to 0.25",
         "  time left: at most 9:00:07",
     ]
+
+
+def test_trials_of_a_grid():
+    space = {**options().space, "a": {"grid": [1, 2]}, "b": {"choice": [1, 2, 3]}}
+    made = dataclasses.replace(options(), num_samples=4, space={**space, "c": {"grid": [5, 6, 7]}})
+    assert (made.num_trials, options("sweep.num_samples=4").num_trials) == (24, 4)
+    rows = [{"trial": "a", "epoch": 500, "score": 1.0, "config": {}}]
+    assert "left: at most 0:15:40" in progress(
+        rows, dataclasses.replace(made, max_epochs=1000), {}, seconds=20.0, epochs=500
+    )
 
 
 def test_progress_of_trials_that_are_apart():

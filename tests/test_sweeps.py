@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -128,7 +129,7 @@ def test_disk_use_is_bounded(population):
     run_dir, _ = population
     for trial in (run_dir / "trials").glob("trial_*"):
         assert len(list(trial.glob("checkpoint_*"))) <= 2
-    assert not list(Path("/tmp").glob(f"lfads_torch_{sweep_id(run_dir)}_*"))
+    assert not list(Path(tempfile.gettempdir()).glob(f"lfads_torch_{sweep_id(run_dir)}_*"))
 
 
 def test_a_search_that_has_ended_is_left_alone(population, home):
@@ -206,6 +207,18 @@ def test_a_trial_diverges(home):
     assert found[2, 7]["cloned_at"] == 5
     assert np.isfinite(found[2, 7]["score"])
     assert np.isfinite(found[2, 9]["score"])
+
+
+@pytest.mark.slow
+def test_a_trial_diverges_in_the_last_generation(home):
+    """There is no tournament after it, and the others have ended."""
+    words, marker = fault(home, 2, 8, "diverge", "diverged_last")
+    run(home, "run_pbt.py", *POPULATION, *words)
+    assert marker.exists()
+    assert history(home / "diverged_last")[2, 9]["score"] == np.inf
+    summary = json.loads((home / "diverged_last" / "summary.json").read_text())
+    assert [trial[-1] for trial in summary["diverged"]] == ["2"]
+    assert np.isfinite(summary["best_score"])
 
 
 @pytest.mark.slow

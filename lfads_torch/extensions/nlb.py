@@ -25,6 +25,9 @@ from lfads_torch.plots import trial_conditions
 
 Arrays = Mapping[str, NDArray[Any]]
 
+PHASES = ("val", "test")
+BIN_WIDTHS = (5, 20)
+"""The bins in ms for which the benchmark has targets."""
 METRICS = ("co_bps", "fp_bps", "behavior_r2", "psth_r2", "tp_corr")
 
 

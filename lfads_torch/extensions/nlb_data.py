@@ -17,10 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lfads_torch.datamodules import DANDI
-from lfads_torch.extensions.nlb import import_nlb_tools
+from lfads_torch.extensions.nlb import BIN_WIDTHS, PHASES, import_nlb_tools
 from lfads_torch.utils import move_aside
-
-PHASES = ("val", "test")
 
 # What nlb_tools needs neither for targets nor for trials, by the names in the files on DANDI.
 _TIME_SERIES = (
@@ -97,14 +95,8 @@ def prepare_nlb(
     """
     check_arguments(dataset, bin_widths_ms, phases)
     output_dir = Path(output_dir)
-    for bin_width_ms in bin_widths_ms:
-        for phase in phases:
-            path = output_dir / file_name(dataset, bin_width_ms, phase)
-            if path.exists() and not overwrite:
-                raise FileExistsError(
-                    f"{path} exists. Choose another output folder, or say --overwrite, which "
-                    f"renames the file."
-                )
+    if not overwrite:
+        refuse_existing(dataset, output_dir, bin_widths_ms, phases)
     nwb_files = {"train": find_nwb(nwb_dir, "train")}
     if "test" in phases:
         nwb_files["test"] = find_nwb(nwb_dir, "test")
@@ -144,7 +136,7 @@ def check_arguments(dataset: str, bin_widths_ms: Sequence[int], phases: Sequence
             f"The Neural Latents Benchmark has no data set {dataset!r}; it has {', '.join(DANDI)}."
         )
     for bin_width_ms in bin_widths_ms:
-        if bin_width_ms not in (5, 20):
+        if bin_width_ms not in BIN_WIDTHS:
             raise ValueError(
                 f"The bin width must be 5 or 20 ms, for which the Neural Latents Benchmark has "
                 f"targets, but is {bin_width_ms}."
@@ -152,6 +144,20 @@ def check_arguments(dataset: str, bin_widths_ms: Sequence[int], phases: Sequence
     for phase in phases:
         if phase not in PHASES:
             raise ValueError(f"The phase must be one of {', '.join(PHASES)}, but is {phase!r}.")
+
+
+def refuse_existing(
+    dataset: str, output_dir: str | Path, bin_widths_ms: Sequence[int], phases: Sequence[str]
+) -> None:
+    """Raise a FileExistsError if there is a data file that would be made."""
+    for bin_width_ms in bin_widths_ms:
+        for phase in phases:
+            path = Path(output_dir) / file_name(dataset, bin_width_ms, phase)
+            if path.exists():
+                raise FileExistsError(
+                    f"{path} exists. Choose another output folder, or say --overwrite, which "
+                    f"renames the file."
+                )
 
 
 def find_nwb(nwb_dir: str | Path, part: str) -> Path:

@@ -45,15 +45,21 @@ from lfads_torch.checkpoints import load_checkpoint
 from lfads_torch.config import compose
 from lfads_torch.extensions.tune import HyperParam, explore, has_converged, pair_off
 from lfads_torch.model import NonFiniteLossError
-from lfads_torch.post_run.pbt import CLONED_AT, CLONED_FROM, append_history, read_history
+from lfads_torch.post_run.pbt import (
+    CLONED_AT,
+    CLONED_FROM,
+    append_history,
+    hyperparameters,
+    read_history,
+)
 from lfads_torch.run_model import build, train
 from lfads_torch.runs import working_in
-from lfads_torch.sweeps import SweepOptions, progress
+from lfads_torch.sweeps import SweepOptions, last_line, progress
 
 log = logging.getLogger(__name__)
 
 EPOCH = "cur_epoch"
-BEST_SCORE = "best_valid_recon_smth"
+BEST_SCORE = "best_score"
 DIVERGED = "diverged"
 LAST = "last.ckpt"
 BEST_FILE = "best_checkpoint"
@@ -101,10 +107,11 @@ class LFADSTrial(tune.Trainable):  # type: ignore[misc]
         Returns
         -------
         dict
-            The metrics of the last epoch, ``cur_epoch`` (how many epochs the trial has been trained
-            for), ``best_valid_recon_smth`` and ``best_checkpoint`` (if a callback keeps the best),
-            ``history`` (metrics of every epoch), ``train_seconds`` (of epochs) and ``done``. Where
-            the loss became infinite or NaN: ``diverged``, with an infinite score.
+            The metrics of the last epoch (of one that is not logged in every epoch, its last
+            value in this step), ``cur_epoch`` (how many epochs the trial has been trained for),
+            ``best_score`` and ``best_checkpoint`` (if a callback keeps the best), ``history``
+            (metrics of every epoch), ``train_seconds`` (of epochs) and ``done``. Where the loss
+            became infinite or NaN: ``diverged``, with an infinite score.
         """
         if not self.claimed:
             self._claim()
@@ -134,7 +141,8 @@ class LFADSTrial(tune.Trainable):  # type: ignore[misc]
                     self.settings["metric"]: worst,
                     EPOCH: target,
                     DIVERGED: str(error),
-                    "done": not self.settings["population"],
+                    # In a population it will follow another, unless this was the last generation.
+                    "done": not self.settings["population"] or target >= max_epochs,
                 }
         partial = self.folder / f"{LAST}.partial"
         trainer.save_checkpoint(partial)
@@ -142,7 +150,7 @@ class LFADSTrial(tune.Trainable):  # type: ignore[misc]
         rows = [row for _, row in sorted(history.rows.items())]
         epoch = trainer.current_epoch
         return {
-            **rows[-1],
+            **{name: value for row in rows for name, value in row.items()},
             EPOCH: epoch,
             **self._best(trainer.checkpoint_callback),
             "history": rows,
@@ -213,11 +221,6 @@ class LFADSTrial(tune.Trainable):  # type: ignore[misc]
 def next_boundary(epoch: int, first: int, every: int) -> int:
     """Return the first of the epochs first ± k · every that comes after an epoch."""
     return epoch + every - (epoch - first) % every
-
-
-def hyperparameters(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what of a trial's configuration overrides the sweep's."""
-    return {key: value for key, value in config.items() if key not in (CLONED_FROM, CLONED_AT)}
 
 
 # ------------------------------------------------------------------ population-based training
@@ -334,6 +337,13 @@ class BinaryTournamentPBT(PopulationBasedTraining):  # type: ignore[misc]
                 f"hyperparam_mutations must hold a HyperParam for at least one hyperparameter; "
                 f"these are none: {wrong}."
             )
+        still = [name for name, v in mutations.items() if v.init == 0 and v.sample_fn != "randint"]
+        if still:
+            warnings.warn(
+                f"{', '.join(still)}: perturbations multiply, so what starts at init = 0 stays "
+                f"there. Give a small value, or null to draw one for each trial.",
+                stacklevel=2,
+            )
         super().__init__(
             time_attr=time_attr,
             metric=metric,
@@ -399,7 +409,10 @@ class BinaryTournamentPBT(PopulationBasedTraining):  # type: ignore[misc]
             if trial.status == Trial.PENDING and unasked and self._reached(trial):
                 controller._set_trial_status(trial, Trial.PAUSED)
         if alive and all(t.status == Trial.PAUSED and self._reached(t) for t in alive):
-            if self.stopper is not None and self.stopper.stop_all():
+            # Those that are left may all have diverged while others have ended well.
+            lost = all(self._score(trial) == -math.inf for trial in alive)
+            over = self.stopper is not None and self.stopper.stop_all()
+            if over or (lost and len(alive) < len(controller.get_trials())):
                 for trial in alive:
                     controller.stop_trial(trial)
                 return None
@@ -690,10 +703,15 @@ def _make_scheduler(options: SweepOptions, history: Sequence[Mapping[str, Any]])
         "hyperparam_mutations": perturbed,
     }
     known = {name: value for name, value in known.items() if name in parameters}
-    if "stopper" in parameters and options.stopper:
+    if options.stopper:
+        if "stopper" not in parameters:
+            raise ValueError(
+                f"{node['_target_']} asks no stopper: say sweep.stopper=null, or use "
+                f"lfads_torch.extensions.tune.BinaryTournamentPBT."
+            )
         compared = {"metric": options.metric, "mode": options.mode}
         stopper: ImprovementRatioStopper = instantiate(
-            {"num_trials": options.num_samples, **compared, **options.stopper},
+            {"num_trials": options.num_trials, **compared, **options.stopper},
             perturbation_interval=options.boundaries()[1],
             burn_in_period=node.get("burn_in_period", 0),
         )
@@ -874,8 +892,7 @@ def _last_line(trial: Trial) -> str:
     """Return what has made a trial fail, which Ray does not copy to its storage at once."""
     path = Path(trial.error_file or "")
     error = path.read_text() if path.is_file() else trial.get_error()
-    lines = [line for line in str(error or "").splitlines() if line.strip()]
-    return lines[-1].strip() if lines else "no reason is known"
+    return last_line(error) or "no reason is known"
 
 
 def say(text: str) -> None:

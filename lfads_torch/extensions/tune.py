@@ -53,7 +53,8 @@ class HyperParam:
     min_samp, max_samp
         Bounds of the first samples.
     init
-        Where all trials start; None draws a value for each.
+        Where all trials start; None draws a value for each. (Perturbations multiply: a value that
+        starts at 0 stays there, unless it is an integer.)
     sample_fn
         How that is drawn: ``"loguniform"``, ``"uniform"``, or ``"randint"`` (integers below
         ``max_samp``).

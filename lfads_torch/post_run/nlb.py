@@ -12,21 +12,15 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from lfads_torch.extensions.nlb import import_nlb_tools, rate_tensors, target_tensors
-from lfads_torch.utils import move_aside
-
-DATASETS = (
-    "mc_maze",
-    "mc_rtt",
-    "area2_bump",
-    "dmfc_rsg",
-    "mc_maze_large",
-    "mc_maze_medium",
-    "mc_maze_small",
+from lfads_torch.datamodules import DANDI
+from lfads_torch.extensions.nlb import (
+    BIN_WIDTHS,
+    PHASES,
+    import_nlb_tools,
+    rate_tensors,
+    target_tensors,
 )
-PHASES = ("val", "test")
-BIN_WIDTHS = (5, 20)
-"""The bins in ms for which the benchmark has targets."""
+from lfads_torch.utils import move_aside
 
 
 @dataclass(frozen=True)
@@ -211,17 +205,17 @@ def identify(
         raise FileNotFoundError(f"There is no file of rates {path}.")
     with h5py.File(path) as file:
         name = str(file.attrs.get("session_file", ""))
-    match = re.search(rf"({'|'.join(sorted(DATASETS, reverse=True))})-0?(\d+)ms-(val|test)", name)
+    match = re.search(rf"({'|'.join(sorted(DANDI, reverse=True))})-0?(\d+)ms-(val|test)", name)
     said = match.groups() if match else (None, None, None)
     found = (dataset or said[0], bin_width_ms or said[1], phase or said[2])
     if None in found:
         raise ValueError(
             f"The data of {path} were in {name!r}, which is not called "
             f"{{dataset}}-{{bin width}}ms-{{val,test}}.h5: say --dataset (one of "
-            f"{', '.join(DATASETS)}), --bin-width-ms and --phase."
+            f"{', '.join(DANDI)}), --bin-width-ms and --phase."
         )
     recording = Recording(str(found[0]), int(found[1]), str(found[2]))  # type: ignore[arg-type]
-    for key, allowed in (("dataset", DATASETS), ("bin_width_ms", BIN_WIDTHS), ("phase", PHASES)):
+    for key, allowed in (("dataset", DANDI), ("bin_width_ms", BIN_WIDTHS), ("phase", PHASES)):
         if getattr(recording, key) not in allowed:
             raise ValueError(
                 f"{path}: {key} must be one of {', '.join(map(str, allowed))}, but is "

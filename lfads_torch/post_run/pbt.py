@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from omegaconf import OmegaConf
 
 from lfads_torch.utils import flatten
 
@@ -26,6 +27,11 @@ CLONED_FROM = "cloned_from"
 CLONED_AT = "cloned_at"
 """Epoch of that."""
 SCORE = "valid/recon_smth"
+
+
+def hyperparameters(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what of a trial's configuration overrides the sweep's."""
+    return {key: value for key, value in config.items() if key not in (CLONED_FROM, CLONED_AT)}
 
 
 def append_history(run_dir: str | Path, row: Mapping[str, Any]) -> None:
@@ -66,10 +72,12 @@ def read_pbt_hps(pbt_dir: str | Path) -> "pd.DataFrame":
     Returns
     -------
     DataFrame
-        A row for each trial and generation, with ``trial``, ``generation`` (from 0), ``epoch``
-        (how many epochs it had been trained for), ``score`` (``valid/recon_smth``),
-        ``cloned_from`` and ``cloned_at`` (the trial whose checkpoint it took over last, and the
-        epoch of that) and a column for each hyperparameter, under its key.
+        A row for each report of a trial, with ``trial``, ``generation`` (from 0, counting the
+        reports before the first tournament too), ``epoch`` (how many epochs it had been trained
+        for), ``score`` (``sweep.metric``, ``valid/recon_smth`` by default), ``cloned_from`` and
+        ``cloned_at`` (the trial whose checkpoint it took over last, and the epoch of that) and a
+        column for each hyperparameter, under its key. ``attrs["best_trial"]`` is the trial whose
+        model is kept or, until the sweep has ended, that of the best last score.
 
     Raises
     ------
@@ -92,7 +100,24 @@ def read_pbt_hps(pbt_dir: str | Path) -> "pd.DataFrame":
     table = pd.DataFrame(rows).sort_values(["trial", "epoch"], ignore_index=True)
     epochs = sorted(table["epoch"].unique())
     table.insert(1, "generation", table["epoch"].map({e: i for i, e in enumerate(epochs)}))
+    table.attrs["best_trial"] = _best_trial(Path(pbt_dir), table)
     return table
+
+
+def _best_trial(pbt_dir: Path, hps: "pd.DataFrame") -> str:
+    """Return the trial that the sweep has found to be the best, or would if it ended now."""
+    from lfads_torch.runs import CONFIG, read_summary
+
+    known = read_summary(pbt_dir).get("best_trial")
+    if known is not None:
+        return str(known)
+    config = (
+        OmegaConf.load(pbt_dir / CONFIG) if (pbt_dir / CONFIG).is_file() else OmegaConf.create()
+    )
+    sign = -1 if OmegaConf.select(config, "sweep.mode") == "max" else 1
+    last = hps.groupby("trial").tail(1)
+    scores = (sign * last["score"]).where(np.isfinite(last["score"]), np.inf)
+    return str(last["trial"].iloc[int(np.argmin(scores))])
 
 
 def read_pbt_fitlog(pbt_dir: str | Path) -> "pd.DataFrame":
@@ -134,11 +159,9 @@ def lineage(hps: "pd.DataFrame", trial: str | None = None) -> "pd.DataFrame":
     hps
         What :func:`read_pbt_hps` returned.
     trial
-        Whose model; by default that of the lowest last score.
+        Whose model; by default the best one.
     """
-    if trial is None:
-        last = hps.groupby("trial").tail(1)
-        trial = last.loc[last["score"].idxmin(), "trial"]
+    trial = hps.attrs["best_trial"] if trial is None else trial
     parts = []
     until = np.inf
     while True:
@@ -177,7 +200,7 @@ def plot_pbt_hps(
     save_dir
         Where to save the figure as ``pbt_hps.png``, replacing an earlier one.
     trial
-        Whose lineage to highlight; by default that of the lowest last score.
+        Whose lineage to highlight; by default that of the best model.
 
     Raises
     ------

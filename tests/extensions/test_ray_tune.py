@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import fsspec
 import numpy as np
 import pytest
+import pytorch_lightning as pl
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -184,6 +185,26 @@ def test_results_hold_the_metrics_of_the_last_epoch(make_trial):
     assert "best_checkpoint" not in result
 
 
+class LogsInEpochs(pl.Callback):
+    """Logs its epoch as a metric, in every so many."""
+
+    def __init__(self, every):
+        self.every = every
+
+    def on_validation_epoch_end(self, trainer, pl_module):
+        if trainer.current_epoch % self.every == 0:
+            pl_module.log("now_and_then", float(trainer.current_epoch))
+
+
+def test_results_hold_metrics_that_are_not_of_every_epoch(make_trial):
+    """Such as those of the Neural Latents Benchmark."""
+    callback = f"+callbacks.c={{_target_: {__name__}.LogsInEpochs, every: 3}}"
+    trial = make_trial(None, callback, first=5, every=5)
+    result = trial.train()
+    assert "now_and_then" not in result["history"][-1]
+    assert result["now_and_then"] == 3
+
+
 NEW = {
     "model.lr_init": 1e-3, "model.weight_decay": 0.3, "model.lr_adam_epsilon": 1e-3,
     "model.lr_adam_beta1": 0.5, "model.lr_adam_beta2": 0.9,
@@ -300,6 +321,14 @@ def test_a_loss_that_is_not_finite_ends_the_generation(make_trial, tmp_path, pop
     assert first["valid/recon_smth"] != result["valid/recon_smth"]
 
 
+def test_a_loss_that_is_not_finite_in_the_last_generation_ends_the_trial(make_trial):
+    """There is no tournament after it, so that the trial would train and diverge for ever."""
+    trial = make_trial({"model.lr_init": 1e30}, "trainer.max_epochs=2")
+    result = trial.train()
+    assert "diverged" in result
+    assert (result["cur_epoch"], result["done"]) == (2, True)
+
+
 def test_other_failures_are_not_hidden(make_trial):
     trial = make_trial({"model.reconstruction.0._target_": "lfads_torch.modules.recons.Gone"})
     with pytest.raises(ValueError, match=r"recons\.Gone"):
@@ -334,7 +363,7 @@ def test_the_best_model_is_kept_where_the_trial_continues(make_trial, tmp_path, 
     """Also elsewhere, and after a generation that only worsens."""
     trial = make_trial(name="multi.yaml")
     first = trial.train()
-    assert first["best_valid_recon_smth"] == pytest.approx(
+    assert first["best_score"] == pytest.approx(
         min(row["valid/recon_smth"] for row in first["history"])
     )
     best = torch.load(trial.folder / first["best_checkpoint"], weights_only=True)
@@ -347,8 +376,8 @@ def test_the_best_model_is_kept_where_the_trial_continues(make_trial, tmp_path, 
     again = make_trial({"model.lr_init": 0.5}, name="multi.yaml")
     again.restore(str(tmp_path / "saved"))
     result = again.train()
-    assert result["valid/recon_smth"] > first["best_valid_recon_smth"]
-    for name in ("best_valid_recon_smth", "best_checkpoint"):
+    assert result["valid/recon_smth"] > first["best_score"]
+    for name in ("best_score", "best_checkpoint"):
         assert result[name] == first[name]
     again.save(str(tmp_path / "again"))
     kept = torch.load(tmp_path / "again" / result["best_checkpoint"], weights_only=True)
@@ -363,7 +392,7 @@ def test_a_better_model_replaces_the_best_one(make_trial, tmp_path):
     trial.save(str(tmp_path / "saved"))
     trial.restore(str(tmp_path / "saved"))
     result = trial.train()
-    assert result["best_valid_recon_smth"] < first["best_valid_recon_smth"]
+    assert result["best_score"] < first["best_score"]
     assert result["best_checkpoint"] != first["best_checkpoint"]
     trial.save(str(tmp_path / "again"))
     assert (tmp_path / "again" / result["best_checkpoint"]).is_file()
@@ -711,6 +740,18 @@ def test_nobody_waits_for_a_trial_that_has_ended(status):
     assert scheduler._next_perturbation_sync == 22
 
 
+@pytest.mark.parametrize("status", [Trial.ERROR, Trial.TERMINATED])
+def test_diverged_trials_that_are_left_alone_end(status):
+    """The search is not lost where all others have left good models."""
+    trials = make_trials(3)
+    scheduler, controller = make_scheduler(trials)
+    finish_generation(scheduler, controller, by_index(1.0, 2.0, 3.0))
+    save(trials[0], 17, 1.0)
+    trials[0].status = status
+    finish_generation(scheduler, controller, by_index(1.0, math.inf, math.nan))
+    assert [trial.status for trial in trials] == [status, Trial.TERMINATED, Trial.TERMINATED]
+
+
 def test_a_trial_whose_new_process_is_dead_is_started_again():
     trials = make_trials(2)
     scheduler, controller = make_scheduler(trials)
@@ -735,6 +776,16 @@ def test_all_trials_stop_when_the_stopper_says_so():
     assert all(trial.is_finished() for trial in trials)
     assert scheduler.choose_trial_to_run(controller) is None
     assert losers(trials, 17) == []
+
+
+def test_warns_of_what_perturbations_cannot_move():
+    space = {
+        "a": HyperParam(0, 1, init=0, sample_fn="uniform"),
+        "b": HyperParam(0, 1, init=0.5, sample_fn="uniform"),
+        "c": HyperParam(0, 5, init=0, sample_fn="randint"),
+    }
+    with pytest.warns(UserWarning, match=r"^a: perturbations multiply"):
+        BinaryTournamentPBT(hyperparam_mutations=space)
 
 
 @pytest.mark.parametrize("mutations", [None, {}, {"model.lr_init": [1e-3, 1e-2]}])

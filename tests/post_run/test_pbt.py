@@ -1,6 +1,7 @@
 """The history of a sweep: what is written, read back, traced and drawn."""
 
 import json
+import math
 
 import matplotlib.image
 import numpy as np
@@ -171,6 +172,20 @@ def test_lineage_of_the_best_last_score(tmp_path):
     ]
     hps = read_pbt_hps(write_sweep(tmp_path, generations))
     assert steps(lineage(hps)) == [("b", 5), ("b", 10)]
+
+
+def test_lineage_of_the_best_model_where_higher_is_better(sweep):
+    """Not of the one that diverged, whose score is then minus infinity."""
+    (sweep / "config.yaml").write_text("sweep: {mode: max}\n")
+    last = {"trial": "c", "epoch": 20, "score": -math.inf, "config": {}, "history": []}
+    append_history(sweep, last)
+    assert steps(lineage(read_pbt_hps(sweep))) == [("b", 5), ("a", 10), ("b", 15)]
+
+
+def test_lineage_of_the_model_that_was_kept(sweep):
+    """A random search keeps the best epoch of a trial, which the last score does not tell."""
+    (sweep / "summary.json").write_text('{"best_trial": "a"}')
+    assert steps(lineage(read_pbt_hps(sweep))) == [("b", 5), ("a", 10), ("a", 15)]
 
 
 def test_lineage_without_tournaments(tmp_path):
