@@ -432,7 +432,11 @@ class LastCheckpoint(Checkpoint):
 
     def __init__(self, of: ModelCheckpoint) -> None:
         self.of = of
-        self._best: str | None = None
+        self._best = ""
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Note the best epoch of a run that goes on."""
+        self._best = self.of.best_model_path
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save, unless the epoch is the best so far, which the other callback has just saved."""

@@ -215,7 +215,8 @@ def write_summary(run_dir: Path, summary: Mapping[str, Any]) -> None:
 def report(run_dir: Path, summary: Mapping[str, Any], files: Sequence[Path]) -> None:
     """Print the scores, and the paths of everything that was made."""
     trained = f"{summary['epochs']} epochs in {summary['training_seconds']:.0f} s"
-    best = f"; best {summary['monitor']}: {summary['best_score']}" if summary["monitor"] else ""
+    monitor = summary.get("monitor")
+    best = f"; best {monitor}: {summary['best_score']}" if monitor else ""
     print(f"\nTrained for {trained}{best}")
     for session, scores in enumerate(summary["scores"], start=summary.get("session", 0)):
         print(f"Validation scores of session {session}, from posterior means:")
