@@ -8,6 +8,7 @@ import sys
 import time
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import h5py
 import hydra
@@ -26,6 +27,7 @@ from lfads_torch.callbacks import (
     EpochHistory,
     EpochSeed,
     FigureCallback,
+    LastCheckpoint,
     LossPlot,
     PSTHPlot,
     RasterPlot,
@@ -619,3 +621,19 @@ def test_stopwatch_measures_epochs_and_nothing_else(tmp_path):
     whole = time.perf_counter() - start
     # Two epochs of two batches and one validation; the four other parts are no epochs.
     assert 2 * 3 * 0.02 <= stopwatch.seconds <= whole - 4 * 0.02
+
+
+def test_the_last_epoch_is_kept_from_the_first_of_a_resumed_run_on(tmp_path):
+    keeping = ModelCheckpoint(tmp_path, save_last=True)
+    keeping.best_model_path = "best of the run before"
+    saved = []
+    trainer = SimpleNamespace(fast_dev_run=False, save_checkpoint=saved.append)
+    callback = LastCheckpoint(keeping)
+    callback.on_train_start(trainer, None)
+    callback.on_train_epoch_end(trainer, None)
+    assert saved == [tmp_path / "last.ckpt"]
+    keeping.best_model_path = "a better one, with which the last was saved"
+    callback.on_train_epoch_end(trainer, None)
+    assert len(saved) == 1
+    callback.on_train_epoch_end(trainer, None)
+    assert len(saved) == 2
