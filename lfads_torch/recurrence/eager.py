@@ -1,9 +1,12 @@
 """The fused recurrences in PyTorch.
 
-What every step of a backward pass needs of the forward pass is computed for all bins at once before
-its loop, and the gradients of weights after it, as one matrix product each.
+Bins are worked on in blocks, so few of them that what belongs to a block stays in the processor's
+cache. On the way forward, inputs are projected for a block, which is then stepped through. On the
+way back, what the gradients of gates are multiples of is computed for a block; it is stepped
+through; then its part of the gradients of the weights is added up.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -20,14 +23,22 @@ from lfads_torch.recurrence.layout import (
 )
 from lfads_torch.recurrence.memory import empty
 
+_BLOCK_BYTES = 1 << 20
+"""Largest size of a block's gates, if it has more than one bin."""
+
 
 def gru_forward(args: GRUInputs, clip: float, reverse: bool, keep: bool) -> GRUTrace:
     """Run a gated recurrent unit over time; ``keep`` what a backward pass needs."""
-    gates = _project(args.inputs.transpose(0, 1), args.weight_ih, args.bias)
-    run = _Unit(gates, args.h_0, args.weight_hh, clip, reverse)
-    for t in run.order:
-        run.step(t)
-    return GRUTrace(run.states, gates)
+    inputs = args.inputs.transpose(0, 1)
+    n_bins, n_trials, _ = inputs.shape
+    n_block = _bins_of_block(n_bins, n_trials * len(args.bias), inputs)
+    unit = _Unit(n_bins, args.h_0, args.weight_hh, clip, reverse, None if keep else n_block)
+    for bins in _blocks(n_bins, n_block, reverse):
+        unit.enter(bins)
+        _project(inputs[bins], args.weight_ih, args.bias, out=unit.gates)
+        for i in unit.order:
+            unit.step(i)
+    return GRUTrace(unit.states, unit.buffer)
 
 
 def gru_backward(
@@ -40,22 +51,29 @@ def gru_backward(
     needs_inputs: bool,
 ) -> GRUInputs:
     """Return the gradients of the arguments; that of the inputs may be left out."""
-    back = _UnitBack(trace.gates, trace.states, args.weight_hh, clip, reverse, grad_final)
-    outer = None if grad_states is None else grad_states.unbind(0)
-    for t in reversed(back.order):
-        if outer is not None:
-            back.carry.add_(outer[t])
-        back.step(t)
     inputs = args.inputs.transpose(0, 1)
-    grad_inputs: Any = None
-    if needs_inputs:
-        grad_inputs = _apply(back.grads, args.weight_ih).transpose(0, 1)
+    n_bins, n_trials, n_gates = trace.gates.shape
+    n_block = _bins_of_block(n_bins, n_trials * n_gates, inputs)
+    back = _UnitBack(trace.gates, trace.states, args.weight_hh, clip, n_block, reverse, grad_final)
+    grad_weight = torch.zeros_like(args.weight_ih)
+    grad_inputs: Any = empty(inputs.shape, inputs) if needs_inputs else None
+    for bins in _blocks(n_bins, n_block, not reverse):
+        back.enter(bins)
+        outer = None if grad_states is None else grad_states[bins].unbind(0)
+        for i in back.order:
+            if outer is not None:
+                back.carry.add_(outer[i])
+            back.step(i)
+        back.leave()
+        _add_outer(grad_weight, back.grads, inputs[bins])
+        if needs_inputs:
+            _apply(back.grads, args.weight_ih, out=grad_inputs[bins])
     return GRUInputs(
-        inputs=grad_inputs,
+        inputs=grad_inputs.transpose(0, 1) if needs_inputs else grad_inputs,
         h_0=back.carry,
-        weight_ih=_outer(back.grads, inputs),
-        weight_hh=back.grad_recurrent(),
-        bias=back.grads.sum((0, 1)),
+        weight_ih=grad_weight,
+        weight_hh=back.grad_weight,
+        bias=back.grad_bias,
     )
 
 
@@ -64,43 +82,61 @@ def decoder_forward(args: DecoderInputs, draws: Draws, clip: float, keep: bool) 
     ext = args.ext.transpose(0, 1)
     n_bins, n_trials, n_ext = ext.shape
     n_co = args.gen_ih.shape[1] - n_ext
+    n_gates = n_trials * (len(args.gen_bias) + len(args.con_bias))
+    n_block = _bins_of_block(n_bins, n_gates, ext)
     gen_inputs = ext.new_empty(n_bins, n_trials, n_co + n_ext)
     gen_inputs[:, :, n_co:] = ext
     factors = empty((n_bins + 1, n_trials, len(args.readout)), ext)
     factors[0] = args.fac_0
-    gen_gates = _project(ext, args.gen_ih[:, n_co:], args.gen_bias)
-    gen = _Unit(gen_gates, args.gen_0, args.gen_hh, clip)
+    kept_bins = None if keep else n_block
+    gen = _Unit(n_bins, args.gen_0, args.gen_hh, clip, bins_of_buffer=kept_bins)
+    input_to_gen, readout = args.gen_ih.t(), _scaled(args.readout, draws.keep_g, draws).t()
+    kept_state = torch.empty_like(args.gen_0)
+    buffer_g = ext.new_empty(n_block, *args.gen_0.shape)
+    buffer_f = ext.new_empty(n_block, *args.fac_0.shape)
     use_con = args.con_hh.numel() > 0
     con_gates = co = co_stds = ext.new_empty(0)
-    keep_f, keep_g = _masks(draws, ext.dtype)
     if use_con:
-        n_ci = args.ci.shape[2]
-        con_gates = _project(args.ci.transpose(0, 1), args.con_ih[:, :n_ci], args.con_bias)
-        if len(args.ci) < n_trials:
-            con_gates = con_gates.repeat_interleave(n_trials // len(args.ci), dim=1)
-        con = _Unit(con_gates, args.con_0, args.con_hh, clip)
+        con = _Unit(n_bins, args.con_0, args.con_hh, clip, bins_of_buffer=kept_bins)
+        con_gates = con.buffer
         co = ext.new_empty(n_bins, n_trials, 2 * n_co)
         co_stds = ext.new_empty(n_bins, n_trials, n_co)
-        factor_to_con, output_to_gen = args.con_ih[:, n_ci:].t(), args.gen_ih[:, :n_co].t()
+        ci, n_ci = args.ci.transpose(0, 1), args.ci.shape[2]
+        factor_to_con = _scaled(args.con_ih[:, n_ci:], draws.keep_f, draws).t()
         con_to_output = args.co_weight.t()
-    readout = args.readout.t()
-    for t in range(n_bins):
+        kept_factor = torch.empty_like(args.fac_0)
+    for bins in _blocks(n_bins, n_block):
+        gen.enter(bins)
+        keep_g = _numbers(draws.keep_g, bins, buffer_g)
+        keep_f = _numbers(draws.keep_f, bins, buffer_f)
+        before, after = factors[:-1][bins].unbind(0), factors[1:][bins].unbind(0)
+        gen_input = gen_inputs[bins].unbind(0)
         if use_con:
-            factor = factors[t] if keep_f is None else factors[t] * keep_f[t]
-            con_gates[t].addmm_(factor, factor_to_con)
-            con.step(t)
-            torch.addmm(args.co_bias, con.after[t], con_to_output, out=co[t])
-            mean, logvar = co[t].split(n_co, 1)
-            std = torch.exp(0.5 * logvar, out=co_stds[t])
-            output = gen_inputs[t, :, :n_co]
-            if draws.noise is None:
-                output.copy_(mean)
-            else:
-                torch.addcmul(mean, std, draws.noise[t], out=output)
-            gen_gates[t].addmm_(output, output_to_gen)
-        gen.step(t)
-        kept = gen.after[t] if keep_g is None else gen.after[t] * keep_g[t]
-        torch.mm(kept, readout, out=factors[t + 1])
+            con.enter(bins)
+            _project(ci[bins], args.con_ih[:, :n_ci], args.con_bias, out=con.gates)
+            output, output_std = co[bins].unbind(0), co_stds[bins].unbind(0)
+            noise = None if draws.noise is None else draws.noise[bins].unbind(0)
+        for i in gen.order:
+            if use_con:
+                factor = before[i]
+                if keep_f is not None:
+                    factor = torch.mul(factor, keep_f[i], out=kept_factor)
+                con.gate[i].addmm_(factor, factor_to_con)
+                con.step(i)
+                torch.addmm(args.co_bias, con.after[i], con_to_output, out=output[i])
+                mean, logvar = output[i].split(n_co, 1)
+                std = torch.exp(0.5 * logvar, out=output_std[i])
+                drawn = gen_input[i][:, :n_co]
+                if noise is None:
+                    drawn.copy_(mean)
+                else:
+                    torch.addcmul(mean, std, noise[i], out=drawn)
+            torch.addmm(args.gen_bias, gen_input[i], input_to_gen, out=gen.gate[i])
+            gen.step(i)
+            state = gen.after[i]
+            if keep_g is not None:
+                state = torch.mul(state, keep_g[i], out=kept_state)
+            torch.mm(state, readout, out=after[i])
     return DecoderTrace(
         gen_states=gen.states,
         con_states=con.states if use_con else co,
@@ -108,7 +144,7 @@ def decoder_forward(args: DecoderInputs, draws: Draws, clip: float, keep: bool) 
         co=co,
         co_stds=co_stds,
         gen_inputs=gen_inputs,
-        gen_gates=gen_gates,
+        gen_gates=gen.buffer,
         con_gates=con_gates,
     )
 
@@ -123,88 +159,115 @@ def decoder_backward(
     needs_ext: bool,
 ) -> DecoderInputs:
     """Return the gradients of the arguments; those of ci and ext may be left out."""
-    n_bins, _, n_inputs = trace.gen_inputs.shape
+    n_bins, n_trials, n_inputs = trace.gen_inputs.shape
     n_co = n_inputs - args.ext.shape[2]
-    gen = _UnitBack(trace.gen_gates, trace.gen_states, args.gen_hh, clip)
-    keep_f, keep_g = _masks(draws, args.ext.dtype)
-    grad_factors = empty(trace.factors[1:].shape, args.ext)
-    if grads.factors is None:
-        grad_factors.zero_()
-    else:
-        grad_factors.copy_(grads.factors)
-    use_con = args.con_hh.numel() > 0
-    grad_fac_0 = torch.zeros_like(args.fac_0)
-    if use_con:
-        con = _UnitBack(trace.con_gates, trace.con_states, args.con_hh, clip)
-        n_ci = args.ci.shape[2]
-        factor_to_con, output_to_gen = args.con_ih[:, n_ci:], args.gen_ih[:, :n_co]
-        grad_co = torch.empty_like(trace.co)
-    for t in reversed(range(n_bins)):
-        grad_kept = grad_factors[t] @ args.readout
-        if keep_g is None:
-            gen.carry.add_(grad_kept)
-        else:
-            gen.carry.addcmul_(grad_kept, keep_g[t])
-        if grads.gen_states is not None:
-            gen.carry.add_(grads.gen_states[t])
-        gen.step(t)
-        if not use_con:
-            continue
-        grad_output = gen.grads[t] @ output_to_gen
-        if grads.gen_inputs is not None:
-            grad_output.add_(grads.gen_inputs[t, :, :n_co])
-        grad_mean, grad_logvar = grad_co[t].split(n_co, 1)
-        if draws.noise is None:
-            grad_logvar.zero_()
-        else:
-            torch.mul(grad_output, draws.noise[t], out=grad_logvar)
-        if grads.co_stds is not None:
-            grad_logvar.add_(grads.co_stds[t])
-        grad_logvar.mul_(trace.co_stds[t]).mul_(0.5)
-        if grads.co_means is None:
-            grad_mean.copy_(grad_output)
-        else:
-            torch.add(grad_output, grads.co_means[t], out=grad_mean)
-        con.carry.addmm_(grad_co[t], args.co_weight)
-        if grads.con_states is not None:
-            con.carry.add_(grads.con_states[t])
-        con.step(t)
-        grad_factor = con.grads[t] @ factor_to_con
-        if keep_f is not None:
-            grad_factor.mul_(keep_f[t])
-        if t > 0:
-            grad_factors[t - 1].add_(grad_factor)
-        else:
-            grad_fac_0 = grad_factor
-
-    kept_states = trace.gen_states[1:] if keep_g is None else trace.gen_states[1:] * keep_g
+    n_gates = n_trials * (len(args.gen_bias) + len(args.con_bias))
+    n_block = _bins_of_block(n_bins, n_gates, args.ext)
     none: Any = None
     result = DecoderInputs(*[none] * len(DecoderInputs._fields))._replace(
-        gen_0=gen.carry,
-        fac_0=grad_fac_0,
-        gen_ih=_outer(gen.grads, trace.gen_inputs),
-        gen_hh=gen.grad_recurrent(),
-        gen_bias=gen.grads.sum((0, 1)),
-        readout=_outer(grad_factors, kept_states),
+        gen_ih=torch.zeros_like(args.gen_ih), readout=torch.zeros_like(args.readout)
     )
     if needs_ext:
-        grad_ext = _apply(gen.grads, args.gen_ih[:, n_co:])
-        if grads.gen_inputs is not None:
-            grad_ext = grad_ext + grads.gen_inputs[:, :, n_co:]
-        result = result._replace(ext=grad_ext.transpose(0, 1))
-    if not use_con:
-        return result
-    factors = trace.factors[:-1] if keep_f is None else trace.factors[:-1] * keep_f
-    from_ci = _outer(con.grads, args.ci.transpose(0, 1))
-    grad_ci = _apply(con.grads, args.con_ih[:, :n_ci]).transpose(0, 1) if needs_ci else none
+        result = result._replace(ext=_sequence(args.ext))
+    gen = _UnitBack(trace.gen_gates, trace.gen_states, args.gen_hh, clip, n_block)
+    readout = _scaled(args.readout, draws.keep_g, draws)
+    buffer_g = args.ext.new_empty(n_block, *args.gen_0.shape)
+    buffer_f = args.ext.new_empty(n_block, *args.fac_0.shape)
+    all_grad_factors = torch.empty_like(buffer_f)
+    grad_state = torch.empty_like(gen.carry)
+    grad_factor = torch.zeros_like(args.fac_0)  # what reaches a factor from the bin after it
+    use_con = args.con_hh.numel() > 0
+    if use_con:
+        con = _UnitBack(trace.con_gates, trace.con_states, args.con_hh, clip, n_block)
+        n_ci = args.ci.shape[2]
+        output_to_gen = args.gen_ih[:, :n_co]
+        factor_to_con = _scaled(args.con_ih[:, n_ci:], draws.keep_f, draws)
+        all_grad_co = torch.empty_like(trace.co[:n_block])
+        grad_output = torch.empty_like(trace.co_stds[0])
+        result = result._replace(
+            con_ih=torch.zeros_like(args.con_ih),
+            co_weight=torch.zeros_like(args.co_weight),
+            co_bias=torch.zeros_like(args.co_bias),
+        )
+        if needs_ci:
+            result = result._replace(ci=_sequence(args.ci))
+    for bins in _blocks(n_bins, n_block, reverse=True):
+        gen.enter(bins)
+        keep_g = _numbers(draws.keep_g, bins, buffer_g)
+        keep_f = _numbers(draws.keep_f, bins, buffer_f)
+        outer = DecoderGrads(*(None if x is None else x[bins].unbind(0) for x in grads))
+        grad_factors = all_grad_factors[: len(gen.order)]
+        if use_con:
+            con.enter(bins)
+            noise = None if draws.noise is None else draws.noise[bins].unbind(0)
+            std = trace.co_stds[bins].unbind(0)
+            grad_co = all_grad_co[: len(gen.order)]
+        for i in gen.order:
+            grad_after = grad_factors[i]
+            if outer.factors is None:
+                grad_after.copy_(grad_factor)
+            else:
+                torch.add(outer.factors[i], grad_factor, out=grad_after)
+            if keep_g is None:
+                gen.carry.addmm_(grad_after, readout)
+            else:
+                gen.carry.addcmul_(torch.mm(grad_after, readout, out=grad_state), keep_g[i])
+            if outer.gen_states is not None:
+                gen.carry.add_(outer.gen_states[i])
+            gen.step(i)
+            if not use_con:
+                continue
+            torch.mm(gen.grad[i], output_to_gen, out=grad_output)
+            if outer.gen_inputs is not None:
+                grad_output.add_(outer.gen_inputs[i][:, :n_co])
+            grad_mean, grad_logvar = grad_co[i].split(n_co, 1)
+            if noise is None:
+                grad_logvar.zero_()
+            else:
+                torch.mul(grad_output, noise[i], out=grad_logvar)
+            if outer.co_stds is not None:
+                grad_logvar.add_(outer.co_stds[i])
+            grad_logvar.mul_(std[i]).mul_(0.5)
+            if outer.co_means is None:
+                grad_mean.copy_(grad_output)
+            else:
+                torch.add(grad_output, outer.co_means[i], out=grad_mean)
+            con.carry.addmm_(grad_co[i], args.co_weight)
+            if outer.con_states is not None:
+                con.carry.add_(outer.con_states[i])
+            con.step(i)
+            torch.mm(con.grad[i], factor_to_con, out=grad_factor)
+            if keep_f is not None:
+                grad_factor.mul_(keep_f[i])
+
+        gen.leave()
+        _add_outer(result.gen_ih, gen.grads, trace.gen_inputs[bins])
+        kept = trace.gen_states[1:][bins]
+        _add_outer(result.readout, grad_factors, kept if keep_g is None else keep_g.mul_(kept))
+        if needs_ext:
+            grad_ext = result.ext.transpose(0, 1)[bins]
+            _apply(gen.grads, args.gen_ih[:, n_co:], out=grad_ext)
+            if grads.gen_inputs is not None:
+                grad_ext.add_(grads.gen_inputs[bins, :, n_co:])
+        if use_con:
+            con.leave()
+            kept = trace.factors[:-1][bins]
+            kept = kept if keep_f is None else keep_f.mul_(kept)
+            _add_outer(result.con_ih[:, n_ci:], con.grads, kept)
+            _add_outer(result.con_ih[:, :n_ci], con.grads, args.ci.transpose(0, 1)[bins])
+            _add_outer(result.co_weight, grad_co, trace.con_states[1:][bins])
+            result.co_bias.add_(grad_co.sum((0, 1)))
+            if needs_ci:
+                grad_ci = result.ci.transpose(0, 1)[bins]
+                _apply(con.grads, args.con_ih[:, :n_ci], out=grad_ci)
+    if use_con:
+        if draws.keep_f is not None:
+            result.con_ih[:, n_ci:].mul_(draws.scale)
+        result = result._replace(con_0=con.carry, con_hh=con.grad_weight, con_bias=con.grad_bias)
+    if draws.keep_g is not None:
+        result.readout.mul_(draws.scale)
     return result._replace(
-        ci=grad_ci,
-        con_0=con.carry,
-        con_ih=torch.cat([from_ci, _outer(con.grads, factors)], dim=1),
-        con_hh=con.grad_recurrent(),
-        con_bias=con.grads.sum((0, 1)),
-        co_weight=_outer(grad_co, trace.con_states[1:]),
-        co_bias=grad_co.sum((0, 1)),
+        gen_0=gen.carry, fac_0=grad_factor, gen_hh=gen.grad_weight, gen_bias=gen.grad_bias
     )
 
 
@@ -220,34 +283,51 @@ def mean_rates(factors: Tensor, weight: Tensor, bias: Tensor, n_samples: int) ->
 
 
 class _Unit:
-    """A gated recurrent unit whose gates hold the projected inputs, to be stepped in order."""
+    """A gated recurrent unit.
+
+    A block of bins is entered, its projected inputs are written to ``gates`` (or to ``gate``, bin
+    by bin), and its bins are stepped through in ``order``.
+    """
 
     def __init__(
-        self, gates: Tensor, h_0: Tensor, weight_hh: Tensor, clip: float, reverse: bool = False
+        self,
+        n_bins: int,
+        h_0: Tensor,
+        weight_hh: Tensor,
+        clip: float,
+        reverse: bool = False,
+        bins_of_buffer: int | None = None,
     ) -> None:
-        n_bins, n_trials, _ = gates.shape
-        size = h_0.shape[1]
-        self.size = size
+        n_trials, size = h_0.shape
+        self.size, self.reverse = size, reverse
         self.clip = clip if may_clip(h_0, clip) else None
-        self.states = empty((n_bins + 1, n_trials, size), gates)
+        self.states = empty((n_bins + 1, n_trials, size), h_0)
         self.states[n_bins if reverse else 0] = h_0
-        self.order = range(n_bins)[::-1] if reverse else range(n_bins)
-        slots = self.states.unbind(0)
-        self.before, self.after = (slots[1:], slots[:-1]) if reverse else (slots[:-1], slots[1:])
-        self.zr = gates[:, :, : 2 * size].unbind(0)
-        self.z = gates[:, :, :size].unbind(0)
-        self.r = gates[:, :, size : 2 * size].unbind(0)
-        self.n = gates[:, :, 2 * size :].unbind(0)
+        self.buffer = empty((bins_of_buffer or n_bins, n_trials, 3 * size), h_0)
+        """(T, B, 3H) gates of all bins, or (bins_of_buffer, B, 3H) of a block at a time."""
+        self.of_a_block = bins_of_buffer is not None
         self.weight_zr, self.weight_n = weight_hh[: 2 * size].t(), weight_hh[2 * size :].t()
         self.reset = torch.empty_like(self.states[0])
 
-    def step(self, t: int) -> None:
-        """Turn the projected inputs of bin t into gates, and write the state after it."""
-        before, after = self.before[t], self.after[t]
-        self.zr[t].addmm_(before, self.weight_zr).sigmoid_()
-        torch.mul(self.r[t], before, out=self.reset)
-        self.n[t].addmm_(self.reset, self.weight_n).tanh_()
-        torch.lerp(self.n[t], before, self.z[t], out=after)
+    def enter(self, bins: slice) -> None:
+        """Turn to a block of bins."""
+        n_bins = bins.stop - bins.start
+        self.order = range(n_bins)[::-1] if self.reverse else range(n_bins)
+        self.gates = self.buffer[:n_bins] if self.of_a_block else self.buffer[bins]
+        self.gate = self.gates.unbind(0)
+        self.zr = self.gates[:, :, : 2 * self.size].unbind(0)
+        self.z, self.r, self.n = (x.unbind(0) for x in self.gates.split(self.size, dim=2))
+        slots = self.states[bins.start : bins.stop + 1].unbind(0)
+        earlier, later = slots[:-1], slots[1:]
+        self.before, self.after = (later, earlier) if self.reverse else (earlier, later)
+
+    def step(self, i: int) -> None:
+        """Turn the projected inputs of bin i of the block into gates, and write its state."""
+        before, after = self.before[i], self.after[i]
+        self.zr[i].addmm_(before, self.weight_zr).sigmoid_()
+        torch.mul(self.r[i], before, out=self.reset)
+        n = self.n[i].addmm_(self.reset, self.weight_n).tanh_()
+        torch.lerp(n, before, self.z[i], out=after)
         if self.clip is not None:
             after.clamp_(-self.clip, self.clip)
 
@@ -255,8 +335,9 @@ class _Unit:
 class _UnitBack:
     """The way back through a :class:`_Unit`.
 
-    ``carry`` is the gradient of the state after the bin that is next to be stepped back through,
-    to which those of other uses of that state are to be added.
+    A block of bins is entered, its bins are stepped through in ``order``, and it is left, which
+    adds to the gradients of weights. ``carry`` is the gradient of the state after the bin that is
+    next to be stepped back through, to which those of other uses of that state are to be added.
     """
 
     def __init__(
@@ -265,76 +346,119 @@ class _UnitBack:
         states: Tensor,
         weight_hh: Tensor,
         clip: float,
+        bins_of_block: int,
         reverse: bool = False,
         grad_final: Tensor | None = None,
     ) -> None:
-        n_bins = len(gates)
-        size = states.shape[2]
-        self.order = range(n_bins)[::-1] if reverse else range(n_bins)
+        self.all_gates, self.reverse, self.size = gates, reverse, states.shape[2]
+        self.all_before = states[1:] if reverse else states[:-1]
         self.carry = torch.zeros_like(states[0]) if grad_final is None else grad_final.clone()
-        self.weight_zr, self.weight_n = weight_hh.split([2 * size, size])
-        self.gates, self.size = gates, size
-        self.h = states[1:] if reverse else states[:-1]
-        z, r, n = gates.split(size, dim=2)
-        self.z, self.r = z.unbind(0), r.unbind(0)
-        # What the gradients of the gates, before their nonlinearities, are multiples of.
-        self.grads = empty(gates.shape, gates)
+        self.weight_zr, self.weight_n = weight_hh.split([2 * self.size, self.size])
+        self.grad_weight = torch.zeros_like(weight_hh)
+        self.grad_bias = weight_hh.new_zeros(len(weight_hh))
+        self.clip = clip if may_clip(states[-1 if reverse else 0], clip) else None
+        self.buffer = gates.new_empty(bins_of_block, *gates.shape[1:])
+        self.scratch = states.new_empty(bins_of_block, *states.shape[1:])
+        self.grad_reset = torch.empty_like(self.carry)
+
+    def enter(self, bins: slice) -> None:
+        """Compute what the gradients of the gates, before nonlinearities, are multiples of."""
+        n_bins, size = bins.stop - bins.start, self.size
+        self.order = range(n_bins) if self.reverse else range(n_bins)[::-1]
+        self.h = self.all_before[bins]
+        self.grads, scratch = self.buffer[:n_bins], self.scratch[:n_bins]
+        z, r, n = self.all_gates[bins].split(size, dim=2)
         grad_z, grad_r, grad_n = self.grads.split(size, dim=2)
-        torch.sub(1, z, out=grad_z)
-        torch.mul(n, n, out=grad_n).neg_().add_(1).mul_(grad_z)
-        torch.sub(self.h, n, out=grad_r)
-        grad_z.mul_(z).mul_(grad_r)
-        torch.sub(1, r, out=grad_r).mul_(r).mul_(self.h)
-        self.passes: tuple[Tensor, ...] | None = None
-        h_0 = states[n_bins if reverse else 0]
-        if may_clip(h_0, clip):
-            self.passes = (torch.lerp(n, self.h, z).abs() <= clip).unbind(0)
+        torch.sub(self.h, n, out=scratch)
+        _sigmoid_backward(scratch, z, grad_input=grad_z)  # (h - n) z (1 - z)
+        _sigmoid_backward(self.h, r, grad_input=grad_r)  # h r (1 - r)
+        torch.sub(1, z, out=scratch)
+        _tanh_backward(scratch, n, grad_input=grad_n)  # (1 - z) (1 - n²)
+        if self.clip is not None:
+            self.passes = (torch.lerp(n, self.h, z).abs() <= self.clip).unbind(0)
+        self.reset = torch.mul(r, self.h, out=scratch)
+        self.z, self.r = z.unbind(0), r.unbind(0)
+        self.grad = self.grads.unbind(0)
         self.by_gate = self.grads.unflatten(2, (3, size))[:, :, ::2].unbind(0)  # z and n
         self.grad_zr = self.grads[:, :, : 2 * size].unbind(0)
         self.grad_r, self.grad_n = grad_r.unbind(0), grad_n.unbind(0)
-        self.grad_reset = torch.empty_like(self.carry)
 
-    def step(self, t: int) -> None:
-        """Write the gradients of the gates of bin t, and of the state before it to ``carry``."""
-        if self.passes is not None:
-            self.carry.mul_(self.passes[t])
-        self.by_gate[t].mul_(self.carry.unsqueeze(1))
-        torch.mm(self.grad_n[t], self.weight_n, out=self.grad_reset)
-        self.grad_r[t].mul_(self.grad_reset)
-        self.carry.mul_(self.z[t]).addcmul_(self.grad_reset, self.r[t])
-        self.carry.addmm_(self.grad_zr[t], self.weight_zr)
+    def step(self, i: int) -> None:
+        """Make the gradients of the gates of bin i, and of the state before it, in ``carry``."""
+        if self.clip is not None:
+            self.carry.mul_(self.passes[i])
+        self.by_gate[i].mul_(self.carry.unsqueeze(1))
+        torch.mm(self.grad_n[i], self.weight_n, out=self.grad_reset)
+        self.grad_r[i].mul_(self.grad_reset)
+        self.carry.mul_(self.z[i]).addcmul_(self.grad_reset, self.r[i])
+        self.carry.addmm_(self.grad_zr[i], self.weight_zr)
 
-    def grad_recurrent(self) -> Tensor:
-        """Return the gradient of the recurrent weights (3H, H), after all steps."""
+    def leave(self) -> None:
+        """Add the block's part of the gradients of recurrent weights and bias."""
         size = self.size
-        reset = self.gates[:, :, size : 2 * size] * self.h
-        to_zr = _outer(self.grads[:, :, : 2 * size], self.h)
-        return torch.cat([to_zr, _outer(self.grads[:, :, 2 * size :], reset)])
+        _add_outer(self.grad_weight[: 2 * size], self.grads[:, :, : 2 * size], self.h)
+        _add_outer(self.grad_weight[2 * size :], self.grads[:, :, 2 * size :], self.reset)
+        self.grad_bias.add_(self.grads.sum((0, 1)))
 
 
-def _project(inputs: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Return W x + b for inputs (T, B, D) as (T, B, 3H)."""
-    gates = empty((*inputs.shape[:2], len(weight)), inputs)
+_sigmoid_backward = torch.ops.aten.sigmoid_backward.grad_input
+"""Of (g, y): g y (1 - y)."""
+_tanh_backward = torch.ops.aten.tanh_backward.grad_input
+"""Of (g, y): g (1 - y²)."""
+
+
+def _bins_of_block(n_bins: int, n_gates: int, like: Tensor) -> int:
+    """Return how many bins a block has, given how many gates there are in a bin.
+
+    On other devices than a CPU it has all of them, as operations take as long as their launch.
+    """
+    if like.device.type != "cpu":
+        return n_bins
+    return max(1, min(n_bins, _BLOCK_BYTES // max(1, n_gates * like.element_size())))
+
+
+def _blocks(n_bins: int, bins_of_block: int, reverse: bool = False) -> Iterator[slice]:
+    """Yield the bins of each block, from the last one on if ``reverse``."""
+    starts = range(0, n_bins, bins_of_block)
+    for start in reversed(starts) if reverse else starts:
+        yield slice(start, min(start + bins_of_block, n_bins))
+
+
+def _project(inputs: Tensor, weight: Tensor, bias: Tensor, out: Tensor) -> None:
+    """Write W x + b of inputs (K, B, D) to gates (K, B, 3H).
+
+    Of fewer trials in the inputs, (K, B / S, D), each is for S that follow each other.
+    """
     if weight.shape[1] == 0:
-        return gates.copy_(bias.expand_as(gates))
-    torch.addmm(bias, inputs.flatten(0, 1), weight.t(), out=gates.flatten(0, 1))
-    return gates
+        out.copy_(bias)
+    elif inputs.shape[1] < out.shape[1]:
+        n_inputs = inputs.shape[1]
+        out.unflatten(1, (n_inputs, -1)).copy_((inputs @ weight.t()).add_(bias).unsqueeze(2))
+    else:
+        torch.addmm(bias, inputs.flatten(0, 1), weight.t(), out=out.flatten(0, 1))
 
 
-def _apply(grads: Tensor, weight: Tensor) -> Tensor:
-    """Return the gradient (T, B, D) of the inputs of gates with gradients (T, B, 3H)."""
-    return (grads.flatten(0, 1) @ weight).unflatten(0, grads.shape[:2])
+def _apply(grads: Tensor, weight: Tensor, out: Tensor) -> None:
+    """Write the gradient (K, B, D) of the inputs of gates with gradients (K, B, 3H)."""
+    torch.mm(grads.flatten(0, 1), weight, out=out.flatten(0, 1))
 
 
-def _outer(grads: Tensor, inputs: Tensor) -> Tensor:
-    """Return the gradient of a weight: the sum of outer products over bins and trials."""
-    return grads.flatten(0, 1).t() @ inputs.flatten(0, 1)
+def _add_outer(total: Tensor, grads: Tensor, inputs: Tensor) -> None:
+    """Add to the gradient of a weight: the sum of outer products over bins and trials."""
+    total.addmm_(grads.flatten(0, 1).t(), inputs.flatten(0, 1))
 
 
-def _masks(draws: Draws, dtype: torch.dtype) -> tuple[Tensor | None, Tensor | None]:
-    """Return the factors that dropout multiplies by."""
-    keep_f, keep_g = (
-        None if keep is None else keep.to(dtype).mul_(draws.scale)
-        for keep in (draws.keep_f, draws.keep_g)
-    )
-    return keep_f, keep_g
+def _numbers(mask: Tensor | None, bins: slice, buffer: Tensor) -> Tensor | None:
+    """Write a block of a mask to a buffer (K, B, D)."""
+    return None if mask is None else buffer[: bins.stop - bins.start].copy_(mask[bins])
+
+
+def _scaled(weight: Tensor, mask: Tensor | None, draws: Draws) -> Tensor:
+    """Return the weight of what a mask is applied to, with dropout's scale in it."""
+    return weight if mask is None else weight * draws.scale
+
+
+def _sequence(like: Tensor) -> Tensor:
+    """Return an uninitialised (B, T, D), whose bins follow each other in memory."""
+    n_trials, n_bins, size = like.shape
+    return empty((n_bins, n_trials, size), like).transpose(0, 1)
