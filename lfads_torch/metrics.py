@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lfads_torch.recurrence.memory import empty
+from lfads_torch.recurrence.memory import empty, pieces
 
 
 def r2_score(preds: Tensor, targets: Tensor) -> Tensor:
@@ -63,8 +63,12 @@ class _PoissonSums(NamedTuple):
     @classmethod
     def of(cls, preds: Tensor, targets: Tensor) -> "_PoissonSums":
         preds = preds.to(targets.dtype)
-        buffer = None if preds.requires_grad else empty(preds.shape, preds)
-        nll = torch.exp(preds, out=buffer).addcmul_(preds, targets, value=-1)
+        if preds.requires_grad:
+            nll = torch.exp(preds).addcmul(preds, targets, value=-1)
+        else:
+            nll = empty(preds.shape, preds)
+            for x, k, out in pieces(preds, targets, nll):
+                torch.exp(x, out=out).addcmul_(x, k, value=-1)
         sums = cls(targets.sum(dim=0), nll.sum(dim=0), targets.new_full((), len(targets)))
         # On other devices than a CPU, to ask takes longer than to assume.
         if targets.device.type == "cpu" and not sums.counts.isnan().any():

@@ -2,6 +2,7 @@
 
 from torch import Tensor, nn
 
+from lfads_torch import recurrence as fused
 from lfads_torch.utils import random_mask
 
 
@@ -12,5 +13,7 @@ class Dropout(nn.Dropout):
         """Zero elements with probability ``p`` and scale the others by 1 / (1 - p), in training."""
         if not self.training or self.p == 0 or input.numel() == 0:
             return input
+        if input.dim() == 3:
+            return fused.dropped(input, self.p)
         keep = random_mask(input.shape, 1 - self.p, input.device).to(input.dtype)
         return input * keep.mul_(1 / (1 - self.p))

@@ -1,9 +1,9 @@
 """From the data to the posterior of the initial condition and the controller's inputs."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lfads_torch import recurrence as fused
 from lfads_torch.modules.dropout import Dropout
 from lfads_torch.modules.initializers import init_linear_
 from lfads_torch.modules.recurrent import BidirectionalClippedGRU
@@ -91,9 +91,8 @@ class Encoder(nn.Module):
             return ic_mean, ic_std, data.new_zeros(n_trials, self.recon_seq_len, 0)
 
         states, _ = self.ci_enc(ci_data, self.ci_enc_h0.expand(-1, n_trials, -1))
-        ci = torch.cat([_shift(states[0], self.ci_lag), _shift(states[1], -self.ci_lag)], dim=2)
-        ci = F.pad(ci, (0, 0, t_ic, self.recon_seq_len - self.encod_seq_len))
-        return ic_mean, ic_std, ci
+        behind = self.recon_seq_len - self.encod_seq_len
+        return ic_mean, ic_std, fused.lagged(*states, self.ci_lag, t_ic, behind)
 
     def recurrent_weights(self) -> dict[str, list[Tensor]]:
         """Return the matrices that ``l2_ic_enc_scale`` and ``l2_ci_enc_scale`` penalise."""
@@ -101,10 +100,3 @@ class Encoder(nn.Module):
         if self.use_con:
             weights["ci_enc"] = self.ci_enc.recurrent_weights()
         return weights
-
-
-def _shift(states: Tensor, lag: int) -> Tensor:
-    """Delay states (B, T, H) by ``lag`` bins (advance them if negative), with zeros at the end."""
-    n_bins = states.shape[1]
-    padded = F.pad(states, (0, 0, max(lag, 0), max(-lag, 0)))
-    return padded[:, :n_bins] if lag >= 0 else padded[:, -n_bins:]

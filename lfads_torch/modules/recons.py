@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import Gamma as GammaDistribution
 
-from lfads_torch.recurrence.memory import empty
+from lfads_torch.recurrence.memory import empty, pieces
 
 
 class Reconstruction(nn.Module, ABC):
@@ -86,7 +86,8 @@ class _PoissonLoss(torch.autograd.Function):
     def forward(ctx: Any, log_rates: Tensor, data: Tensor, full: bool) -> Tensor:
         ctx.save_for_backward(log_rates, data)
         losses = empty(data.shape, data)
-        torch.exp(log_rates, out=losses).addcmul_(data, log_rates, value=-1)
+        for loss, x, k in pieces(losses, log_rates, data):
+            torch.exp(x, out=loss).addcmul_(k, x, value=-1)
         return _add_log_factorial_(losses, data) if full else losses
 
     @staticmethod
@@ -94,8 +95,10 @@ class _PoissonLoss(torch.autograd.Function):
         log_rates, data = ctx.saved_tensors
         if torch.is_grad_enabled():  # for second derivatives
             return (torch.exp(log_rates) - data) * grad, None, None
-        rates = torch.exp(log_rates, out=empty(data.shape, data))
-        return rates.sub_(data).mul_(grad), None, None
+        grad_input = empty(data.shape, data)
+        for g, x, k, outer in pieces(grad_input, log_rates, data, grad):
+            torch.exp(x, out=g).sub_(k).mul_(outer)
+        return grad_input, None, None
 
 
 def _add_log_factorial_(losses: Tensor, counts: Tensor) -> Tensor:

@@ -28,12 +28,15 @@ from lfads_torch.recurrence.interface import (
     run_decoder,
     run_gru,
 )
+from lfads_torch.recurrence.sequences import dropped, lagged
 
 __all__ = [
     "CHOICES",
     "check_choice",
     "choose",
+    "dropped",
     "is_original",
+    "lagged",
     "location_scale",
     "mean_rates",
     "run_decoder",
