@@ -63,7 +63,7 @@ class _PoissonSums(NamedTuple):
     @classmethod
     def of(cls, preds: Tensor, targets: Tensor) -> "_PoissonSums":
         preds = preds.to(targets.dtype)
-        if preds.requires_grad:
+        if preds.requires_grad and torch.is_grad_enabled():
             nll = torch.exp(preds).addcmul(preds, targets, value=-1)
         else:
             nll = empty(preds.shape, preds)

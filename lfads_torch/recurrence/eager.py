@@ -23,7 +23,7 @@ from lfads_torch.recurrence.layout import (
 )
 from lfads_torch.recurrence.memory import empty
 
-_BLOCK_BYTES = 1 << 20
+_BLOCK_BYTES = 4 << 20
 """Largest size of a block's gates, if it has more than one bin."""
 
 
