@@ -62,12 +62,12 @@ def _block(n_bytes: int) -> np.ndarray:
             _idle.append((_requests, _returned.popleft()))
         _idle[:] = [(since, block) for since, block in _idle if _requests - since < _PATIENCE]
         fitting = [
-            (block.nbytes, i)
+            (block.nbytes, -i)  # of equally large ones the last used, which may still be cached
             for i, (_, block) in enumerate(_idle)
             if n_bytes <= block.nbytes <= 1.5 * n_bytes
         ]
         if fitting:
-            return _idle.pop(min(fitting)[1])[1]
+            return _idle.pop(-min(fitting)[1])[1]
     return np.empty(n_bytes, np.uint8)
 
 
