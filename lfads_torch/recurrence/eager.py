@@ -21,7 +21,7 @@ from lfads_torch.recurrence.layout import (
     GRUTrace,
     may_clip,
 )
-from lfads_torch.recurrence.memory import empty
+from lfads_torch.recurrence.memory import empty, pieces
 
 _BLOCK_BYTES = 4 << 20
 """Largest size of a block's gates, if it has more than one bin."""
@@ -114,7 +114,9 @@ def decoder_forward(args: DecoderInputs, draws: Draws, clip: float, keep: bool) 
         if use_con:
             con.enter(bins)
             _project(ci[bins], args.con_ih[:, :n_ci], args.con_bias, out=con.gates)
-            output, output_std = co[bins].unbind(0), co_stds[bins].unbind(0)
+            output, std = co[bins].unbind(0), co_stds[bins].unbind(0)
+            mean, logvar = (x.unbind(0) for x in co[bins].split(n_co, dim=2))
+            drawn = gen_inputs[bins, :, :n_co].unbind(0)
             noise = None if draws.noise is None else draws.noise[bins].unbind(0)
         for i in gen.order:
             if use_con:
@@ -124,13 +126,11 @@ def decoder_forward(args: DecoderInputs, draws: Draws, clip: float, keep: bool) 
                 con.gate[i].addmm_(factor, factor_to_con)
                 con.step(i)
                 torch.addmm(args.co_bias, con.after[i], con_to_output, out=output[i])
-                mean, logvar = output[i].split(n_co, 1)
-                std = torch.exp(0.5 * logvar, out=output_std[i])
-                drawn = gen_input[i][:, :n_co]
+                torch.mul(logvar[i], 0.5, out=std[i]).exp_()
                 if noise is None:
-                    drawn.copy_(mean)
+                    drawn[i].copy_(mean[i])
                 else:
-                    torch.addcmul(mean, std, noise[i], out=drawn)
+                    torch.addcmul(mean[i], std[i], noise[i], out=drawn[i])
             torch.addmm(args.gen_bias, gen_input[i], input_to_gen, out=gen.gate[i])
             gen.step(i)
             state = gen.after[i]
@@ -199,9 +199,15 @@ def decoder_backward(
         grad_factors = all_grad_factors[: len(gen.order)]
         if use_con:
             con.enter(bins)
-            noise = None if draws.noise is None else draws.noise[bins].unbind(0)
-            std = trace.co_stds[bins].unbind(0)
+            # Of mean and log-variance, but for what reaches them through the generator.
             grad_co = all_grad_co[: len(gen.order)]
+            grad_mean, grad_logvar = grad_co.split(n_co, dim=2)
+            half_std = 0.5 * trace.co_stds[bins]
+            grad_mean.copy_(_or_zeros(grads.co_means, bins, half_std))
+            torch.mul(half_std, _or_zeros(grads.co_stds, bins, half_std), out=grad_logvar)
+            grad_mean, grad_logvar = grad_mean.unbind(0), grad_logvar.unbind(0)
+            noise = None if draws.noise is None else (half_std * draws.noise[bins]).unbind(0)
+            grad_output_of = grad_co.unbind(0)
         for i in gen.order:
             grad_after = grad_factors[i]
             if outer.factors is None:
@@ -220,19 +226,10 @@ def decoder_backward(
             torch.mm(gen.grad[i], output_to_gen, out=grad_output)
             if outer.gen_inputs is not None:
                 grad_output.add_(outer.gen_inputs[i][:, :n_co])
-            grad_mean, grad_logvar = grad_co[i].split(n_co, 1)
-            if noise is None:
-                grad_logvar.zero_()
-            else:
-                torch.mul(grad_output, noise[i], out=grad_logvar)
-            if outer.co_stds is not None:
-                grad_logvar.add_(outer.co_stds[i])
-            grad_logvar.mul_(std[i]).mul_(0.5)
-            if outer.co_means is None:
-                grad_mean.copy_(grad_output)
-            else:
-                torch.add(grad_output, outer.co_means[i], out=grad_mean)
-            con.carry.addmm_(grad_co[i], args.co_weight)
+            grad_mean[i].add_(grad_output)
+            if noise is not None:
+                grad_logvar[i].addcmul_(grad_output, noise[i])
+            con.carry.addmm_(grad_output_of[i], args.co_weight)
             if outer.con_states is not None:
                 con.carry.add_(outer.con_states[i])
             con.step(i)
@@ -358,36 +355,41 @@ class _UnitBack:
         self.grad_bias = weight_hh.new_zeros(len(weight_hh))
         self.clip = clip if may_clip(states[-1 if reverse else 0], clip) else None
         self.buffer = gates.new_empty(bins_of_block, *gates.shape[1:])
-        self.scratch = states.new_empty(bins_of_block, *states.shape[1:])
+        self.reset_buffer = states.new_empty(bins_of_block, *states.shape[1:])
         self.grad_reset = torch.empty_like(self.carry)
+        self.grad = self.buffer.unbind(0)
+        grad_zr = self.buffer[:, :, : 2 * self.size]
+        grad_z_n = self.buffer.unflatten(2, (3, self.size))[:, :, ::2]
+        _, grad_r, grad_n = self.buffer.split(self.size, dim=2)
+        self.grad_z_n, self.grad_zr = grad_z_n.unbind(0), grad_zr.unbind(0)
+        self.grad_r, self.grad_n = grad_r.unbind(0), grad_n.unbind(0)
 
     def enter(self, bins: slice) -> None:
         """Compute what the gradients of the gates, before nonlinearities, are multiples of."""
         n_bins, size = bins.stop - bins.start, self.size
         self.order = range(n_bins) if self.reverse else range(n_bins)[::-1]
         self.h = self.all_before[bins]
-        self.grads, scratch = self.buffer[:n_bins], self.scratch[:n_bins]
-        z, r, n = self.all_gates[bins].split(size, dim=2)
-        grad_z, grad_r, grad_n = self.grads.split(size, dim=2)
-        torch.sub(self.h, n, out=scratch)
-        _sigmoid_backward(scratch, z, grad_input=grad_z)  # (h - n) z (1 - z)
-        _sigmoid_backward(self.h, r, grad_input=grad_r)  # h r (1 - r)
-        torch.sub(1, z, out=scratch)
-        _tanh_backward(scratch, n, grad_input=grad_n)  # (1 - z) (1 - n²)
+        self.grads, self.reset = self.buffer[:n_bins], self.reset_buffer[:n_bins]
+        gates = self.all_gates[bins].split(size, dim=2)
+        for h, z, r, n, grad_z, grad_r, grad_n, other in pieces(
+            self.h, *gates, *self.grads.split(size, dim=2), self.reset
+        ):
+            torch.sub(h, n, out=other)
+            _sigmoid_backward(other, z, grad_input=grad_z)  # (h - n) z (1 - z)
+            _sigmoid_backward(h, r, grad_input=grad_r)  # h r (1 - r)
+            torch.sub(1, z, out=other)
+            _tanh_backward(other, n, grad_input=grad_n)  # (1 - z) (1 - n²)
+            torch.mul(r, h, out=other)
+        z, r, n = gates
+        self.z, self.r = z.unbind(0), r.unbind(0)
         if self.clip is not None:
             self.passes = (torch.lerp(n, self.h, z).abs() <= self.clip).unbind(0)
-        self.reset = torch.mul(r, self.h, out=scratch)
-        self.z, self.r = z.unbind(0), r.unbind(0)
-        self.grad = self.grads.unbind(0)
-        self.by_gate = self.grads.unflatten(2, (3, size))[:, :, ::2].unbind(0)  # z and n
-        self.grad_zr = self.grads[:, :, : 2 * size].unbind(0)
-        self.grad_r, self.grad_n = grad_r.unbind(0), grad_n.unbind(0)
 
     def step(self, i: int) -> None:
         """Make the gradients of the gates of bin i, and of the state before it, in ``carry``."""
         if self.clip is not None:
             self.carry.mul_(self.passes[i])
-        self.by_gate[i].mul_(self.carry.unsqueeze(1))
+        self.grad_z_n[i].mul_(self.carry.unsqueeze(1))
         torch.mm(self.grad_n[i], self.weight_n, out=self.grad_reset)
         self.grad_r[i].mul_(self.grad_reset)
         self.carry.mul_(self.z[i]).addcmul_(self.grad_reset, self.r[i])
@@ -451,6 +453,11 @@ def _add_outer(total: Tensor, grads: Tensor, inputs: Tensor) -> None:
 def _numbers(mask: Tensor | None, bins: slice, buffer: Tensor) -> Tensor | None:
     """Write a block of a mask to a buffer (K, B, D)."""
     return None if mask is None else buffer[: bins.stop - bins.start].copy_(mask[bins])
+
+
+def _or_zeros(grad: Tensor | None, bins: slice, like: Tensor) -> Tensor:
+    """Return some bins of a gradient, or zero where there is none."""
+    return like.new_zeros(()) if grad is None else grad[bins]
 
 
 def _scaled(weight: Tensor, mask: Tensor | None, draws: Draws) -> Tensor:
