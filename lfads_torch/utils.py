@@ -19,7 +19,7 @@ def random_mask(shape: Sequence[int], probability: float, device: torch.device) 
     only where the two are equal is another number drawn: a tenth of the time of
     ``torch.bernoulli``.
     """
-    if device.type != "cpu":
+    if device.type != "cpu" or torch._C._are_functorch_transforms_active():
         return torch.rand(shape, device=device) < probability
     size = math.prod(shape)
     words = torch.empty(-(-size // 8), dtype=torch.int64).random_(-(2**63), None)

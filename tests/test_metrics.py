@@ -15,6 +15,7 @@ from lfads_torch.metrics import (
     r2_score,
     regional_bits_per_spike,
 )
+from lfads_torch.recurrence import memory
 
 NAN = float("nan")
 
@@ -43,7 +44,9 @@ def spikes_and_rates(rng, shape=(4, 6, 5)):
     return np.log(rates) + 0.3 * rng.normal(size=shape), rng.poisson(rates).astype(float)
 
 
-def test_bits_per_spike(rng):
+@pytest.mark.parametrize("piece", [50, 1 << 16])
+def test_bits_per_spike(rng, piece, monkeypatch):
+    monkeypatch.setattr(memory, "_PIECE", piece)
     log_rates, counts = spikes_and_rates(rng)
     actual = bits_per_spike(torch.tensor(log_rates), torch.tensor(counts))
     assert actual.shape == ()

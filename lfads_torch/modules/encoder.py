@@ -90,9 +90,10 @@ class Encoder(nn.Module):
         if not self.use_con:
             return ic_mean, ic_std, data.new_zeros(n_trials, self.recon_seq_len, 0)
 
-        states, _ = self.ci_enc(ci_data, self.ci_enc_h0.expand(-1, n_trials, -1))
-        behind = self.recon_seq_len - self.encod_seq_len
-        return ic_mean, ic_std, fused.lagged(*states, self.ci_lag, t_ic, behind)
+        (forward, backward), _ = self.ci_enc(ci_data, self.ci_enc_h0.expand(-1, n_trials, -1))
+        n_behind = self.recon_seq_len - self.encod_seq_len
+        ci = fused.lagged(forward, backward, self.ci_lag, before=t_ic, behind=n_behind)
+        return ic_mean, ic_std, ci
 
     def recurrent_weights(self) -> dict[str, list[Tensor]]:
         """Return the matrices that ``l2_ic_enc_scale`` and ``l2_ci_enc_scale`` penalise."""

@@ -59,7 +59,7 @@ def gru_backward(
     grad_inputs: Any = empty(inputs.shape, inputs) if needs_inputs else None
     for bins in _blocks(n_bins, n_block, not reverse):
         back.enter(bins)
-        outer = None if grad_states is None else grad_states[bins].unbind(0)
+        outer = _by_bin(grad_states, bins)
         for i in back.order:
             if outer is not None:
                 back.carry.add_(outer[i])
@@ -117,7 +117,7 @@ def decoder_forward(args: DecoderInputs, draws: Draws, clip: float, keep: bool) 
             output, std = co[bins].unbind(0), co_stds[bins].unbind(0)
             mean, logvar = (x.unbind(0) for x in co[bins].split(n_co, dim=2))
             drawn = gen_inputs[bins, :, :n_co].unbind(0)
-            noise = None if draws.noise is None else draws.noise[bins].unbind(0)
+            noise = _by_bin(draws.noise, bins)
         for i in gen.order:
             if use_con:
                 factor = before[i]
@@ -195,7 +195,8 @@ def decoder_backward(
         gen.enter(bins)
         keep_g = _numbers(draws.keep_g, bins, buffer_g)
         keep_f = _numbers(draws.keep_f, bins, buffer_f)
-        outer = DecoderGrads(*(None if x is None else x[bins].unbind(0) for x in grads))
+        outer_factors, outer_gen = _by_bin(grads.factors, bins), _by_bin(grads.gen_states, bins)
+        outer_con, outer_inputs = _by_bin(grads.con_states, bins), _by_bin(grads.gen_inputs, bins)
         grad_factors = all_grad_factors[: len(gen.order)]
         if use_con:
             con.enter(bins)
@@ -210,28 +211,28 @@ def decoder_backward(
             grad_output_of = grad_co.unbind(0)
         for i in gen.order:
             grad_after = grad_factors[i]
-            if outer.factors is None:
+            if outer_factors is None:
                 grad_after.copy_(grad_factor)
             else:
-                torch.add(outer.factors[i], grad_factor, out=grad_after)
+                torch.add(outer_factors[i], grad_factor, out=grad_after)
             if keep_g is None:
                 gen.carry.addmm_(grad_after, readout)
             else:
                 gen.carry.addcmul_(torch.mm(grad_after, readout, out=grad_state), keep_g[i])
-            if outer.gen_states is not None:
-                gen.carry.add_(outer.gen_states[i])
+            if outer_gen is not None:
+                gen.carry.add_(outer_gen[i])
             gen.step(i)
             if not use_con:
                 continue
             torch.mm(gen.grad[i], output_to_gen, out=grad_output)
-            if outer.gen_inputs is not None:
-                grad_output.add_(outer.gen_inputs[i][:, :n_co])
+            if outer_inputs is not None:
+                grad_output.add_(outer_inputs[i][:, :n_co])
             grad_mean[i].add_(grad_output)
             if noise is not None:
                 grad_logvar[i].addcmul_(grad_output, noise[i])
             con.carry.addmm_(grad_output_of[i], args.co_weight)
-            if outer.con_states is not None:
-                con.carry.add_(outer.con_states[i])
+            if outer_con is not None:
+                con.carry.add_(outer_con[i])
             con.step(i)
             torch.mm(con.grad[i], factor_to_con, out=grad_factor)
             if keep_f is not None:
@@ -453,6 +454,11 @@ def _add_outer(total: Tensor, grads: Tensor, inputs: Tensor) -> None:
 def _numbers(mask: Tensor | None, bins: slice, buffer: Tensor) -> Tensor | None:
     """Write a block of a mask to a buffer (K, B, D)."""
     return None if mask is None else buffer[: bins.stop - bins.start].copy_(mask[bins])
+
+
+def _by_bin(sequence: Tensor | None, bins: slice) -> tuple[Tensor, ...] | None:
+    """Return some bins (T, B, D) of a sequence, if there is one."""
+    return None if sequence is None else sequence[bins].unbind(0)
 
 
 def _or_zeros(grad: Tensor | None, bins: slice, like: Tensor) -> Tensor:

@@ -50,12 +50,10 @@ class _Masked(torch.autograd.Function):
 
 
 def lagged(forward: Tensor, backward: Tensor, lag: int, before: int, behind: int) -> Tensor:
-    """Return the states that the controller may see in each bin.
+    """Return what the controller sees of both directions of its encoder.
 
-    .. math::
-        \\mathrm{ci}_t = [\\mathrm{forward}_{t - \\mathrm{lag}}, \\mathrm{backward}_{t + \\mathrm{lag}}]
-
-    and zeros where there is no such bin.
+    In bin t it is [forward in bin t - lag, backward in bin t + lag], with zeros for bins outside of
+    the encoder's window.
 
     Parameters
     ----------

@@ -21,6 +21,7 @@ from lfads_torch.modules.recons import (
     PoissonBPS,
     ZeroInflatedGamma,
 )
+from lfads_torch.recurrence import memory
 from tests.conftest import tiny_arrays, write_file
 
 SHAPE = (3, 4, 5)  # trials, bins, channels
@@ -74,7 +75,9 @@ def test_poisson(rng):
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("rate", [0.02, 1.5, 40.0])
-def test_poisson_is_that_of_pytorch(rate, dtype):
+@pytest.mark.parametrize("piece", [100, 1 << 16])
+def test_poisson_is_that_of_pytorch(rate, dtype, piece, monkeypatch):
+    monkeypatch.setattr(memory, "_PIECE", piece)
     torch.manual_seed(0)
     counts = torch.poisson(torch.full((7, 4, 11), rate, dtype=dtype))
     counts[0, 0, 0] = 2.5

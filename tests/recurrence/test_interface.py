@@ -1,6 +1,8 @@
 """Every implementation of the recurrences equals the cells step by step, gradients included."""
 
+import contextlib
 import itertools
+from unittest import mock
 
 import pytest
 import torch
@@ -19,7 +21,7 @@ from lfads_torch.modules.priors import (
     Null,
 )
 from lfads_torch.modules.recurrent import BidirectionalClippedGRU, ClippedGRU, ClippedGRUCell
-from lfads_torch.recurrence import compiled, eager
+from lfads_torch.recurrence import compiled, eager, memory
 from lfads_torch.recurrence.layout import Draws
 from tests.modules.reference import randomize_
 
@@ -29,6 +31,17 @@ SETTINGS = settings(max_examples=40, deadline=None, derandomize=True)
 implementations = pytest.mark.parametrize("name", KERNELS)
 dtypes = st.sampled_from(list(TOLERANCES))
 BIG = {torch.float64: 0.7, torch.float32: 0.4}
+blocks = st.sampled_from([1, 2000, 1 << 22])
+"""Bytes of the gates of a block: bin by bin, a few bins, all of them."""
+
+
+@contextlib.contextmanager
+def blocks_of(n_bytes):
+    with (
+        mock.patch.object(eager, "_BLOCK_BYTES", n_bytes),
+        mock.patch.object(memory, "_PIECE", n_bytes // 12 + 1),
+    ):
+        yield
 
 
 def assert_close(actual, expected, dtype):
@@ -73,10 +86,11 @@ def gru_of(name, *sizes, seed=0, dtype=torch.float64, scale=0.5):
     reverse=st.booleans(),
     needs_inputs=st.booleans(),
     used=st.sampled_from([(True, True), (True, False), (False, True)]),
+    block=blocks,
     seed=st.integers(0, 100),
 )
 def test_recurrent_unit(
-    name, dtype, trials, bins, inputs, units, clip, sparse, reverse, needs_inputs, used, seed
+    name, dtype, trials, bins, inputs, units, clip, sparse, reverse, needs_inputs, used, block, seed
 ):
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(trials, bins, inputs, generator=generator, dtype=dtype)
@@ -88,9 +102,14 @@ def test_recurrent_unit(
     for choice in ("plain", name):
         gru = gru_of(choice, inputs, units, clip, seed=seed, dtype=dtype, scale=BIG[dtype])
         gru.cell.bias_hh.requires_grad_()
-        outputs = (gru.backwards if reverse else gru)(x, h_0)
-        weights = some_weights(outputs, used, torch.Generator().manual_seed(seed))
-        results.append((*outputs, *gradients(outputs, weights, [x, h_0, *gru.parameters()])))
+        with blocks_of(block):
+            outputs = (gru.backwards if reverse else gru)(x, h_0)
+            weights = some_weights(outputs, used, torch.Generator().manual_seed(seed))
+            results.append((*outputs, *gradients(outputs, weights, [x, h_0, *gru.parameters()])))
+            with torch.no_grad():
+                again = (gru.backwards if reverse else gru)(x, h_0)
+        for recorded, not_recorded in zip(outputs, again, strict=True):
+            assert_close(not_recorded, recorded, dtype)
     for expected, actual in zip(*results, strict=True):
         assert_close(actual, expected, dtype)
 
@@ -220,11 +239,12 @@ def plain_decoder(cell, ci, ext, gen_0, con_0, fac_0, draws):
     dropout=st.booleans(),
     needs=st.tuples(st.booleans(), st.booleans()),
     used=st.sampled_from([*itertools.product([True, False], repeat=6)][:-1]),
+    block=blocks,
     seed=st.integers(0, 100),
 )
 def test_decoder(
     name, dtype, trials, bins, ext, ci, con, co, gen, fac, clip, use_con, sample, dropout, needs,
-    used, seed,
+    used, block, seed,
 ):  # fmt: skip
     generator = torch.Generator().manual_seed(seed)
     draws = Draws()
@@ -251,9 +271,16 @@ def test_decoder(
             outputs = plain_decoder(cell, *inputs, draws)
         else:
             kernels = recurrence.choose(name, *inputs)
-            outputs = recurrence.run_decoder(cell, kernels, *inputs, None, draws)
+            with blocks_of(block), torch.no_grad():
+                again = recurrence.run_decoder(cell, kernels, *inputs, None, draws)
+            with blocks_of(block):
+                outputs = recurrence.run_decoder(cell, kernels, *inputs, None, draws)
+            for recorded, not_recorded in zip(outputs, again, strict=True):
+                assert_close(not_recorded, recorded, dtype)
         weights = some_weights(outputs, used, torch.Generator().manual_seed(seed))
-        results.append((*outputs, *gradients(outputs, weights, [*inputs, *cell.parameters()])))
+        with blocks_of(block):
+            grads = gradients(outputs, weights, [*inputs, *cell.parameters()])
+        results.append((*outputs, *grads))
     for expected, actual in zip(*results, strict=True):
         assert_close(actual, expected, dtype)
 

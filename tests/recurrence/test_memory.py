@@ -53,3 +53,26 @@ def test_much_larger_blocks_are_not_lent():
     address = big.data_ptr()
     del big
     assert large().data_ptr() != address
+
+
+def test_of_equal_blocks_the_last_used_is_lent_first():
+    first, last = large(), large()
+    address = last.data_ptr()
+    del first
+    del last
+    assert large().data_ptr() == address
+
+
+def test_pieces_cover_their_tensors(monkeypatch):
+    monkeypatch.setattr(memory, "_PIECE", 10)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    x, y = torch.arange(7 * 6).view(7, 6), torch.arange(7)
+    parts = list(memory.pieces(x, y))
+    assert [len(a) for a, _ in parts] == [3, 3, 1]
+    assert torch.equal(torch.cat([a for a, _ in parts]), x)
+    assert torch.equal(torch.cat([b for _, b in parts]), y)
+    for a, _ in parts:
+        a.zero_()
+    assert not x.any()  # They are parts, not copies.
+    assert [len(a) for (a,) in memory.pieces(torch.zeros(5, 2, 100))] == [1] * 5
+    assert [a.shape for (a,) in memory.pieces(torch.zeros(0, 4))] == [(0, 4)]
