@@ -484,6 +484,21 @@ class LFADS(pl.LightningModule):
             "lr_scheduler": {"scheduler": scheduler, "monitor": "valid/recon_smth"},
         }
 
+    def lr_scheduler_step(self, scheduler: Any, metric: Any | None) -> None:
+        """Leave the schedules that :meth:`on_train_epoch_end` has advanced."""
+        if all(scheduler is not ours for ours in self._plateau_schedules()):
+            super().lr_scheduler_step(scheduler, metric)
+
+    def _plateau_schedules(self) -> list[Any]:
+        """Return the schedules that watch the smoothed validation loss after every epoch."""
+        return [
+            config.scheduler
+            for config in self.trainer.lr_scheduler_configs
+            if config.reduce_on_plateau
+            and config.monitor == "valid/recon_smth"
+            and (config.interval, config.frequency) == ("epoch", 1)
+        ]
+
     def _may_fuse_optimizer(self, parameters: Sequence[Tensor]) -> bool:
         """Whether AdamW may be one kernel: it is not PyTorch's own choice on a CPU.
 
@@ -551,7 +566,10 @@ class LFADS(pl.LightningModule):
         self._epoch_means["train"] = EpochMeans()
 
     def on_train_epoch_end(self) -> None:
-        """Log the means of the training epoch, and the hyperparameters."""
+        """Log the means of the training epoch, and the hyperparameters; advance the schedule.
+
+        The trainer would do the latter after checkpoints are saved, which would then lack it.
+        """
         means = self._epoch_means.pop("train")
         self._log_means(means, "train")
         hps = self.hparams
@@ -562,6 +580,9 @@ class LFADS(pl.LightningModule):
             if isinstance(transform, CoordinatedDropout):
                 values["hp/cd_rate"] = float(transform.cd_rate)
         self.log_dict(values)
+        if (smoothed := self.trainer.callback_metrics.get("valid/recon_smth")) is not None:
+            for schedule in self._plateau_schedules():
+                schedule.step(smoothed)
 
     def on_validation_epoch_start(self) -> None:
         """Begin the means of the validation epoch."""

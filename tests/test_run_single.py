@@ -282,20 +282,24 @@ def test_run_model_works_in_the_current_folder(tmp_path, tiny_file, monkeypatch)
 
 def test_goes_on_from_the_last_epoch_where_another_was_the_best(tmp_path, tiny_file):
     args = words(tiny_file, "callbacks=[checkpoint]", "callbacks.checkpoint.mode=max",
+                 "model.lr_scheduler=true", "model.lr_patience=0", "model.lr_init=0.2",
                  "posterior_sampling.use_best_ckpt=false")  # fmt: skip
     whole = run_single([*args, "trainer.max_epochs=6"], tmp_path / "whole")
     cut = run_single([*args, "trainer.max_epochs=4"], tmp_path / "cut")
     (best,) = cut.glob("lightning_checkpoints/best-epoch*.ckpt")
     assert best.name < "best-epoch0003.ckpt"
     assert weights(cut)["epoch"] == 3
+    assert weights(cut)["lr_schedulers"][0]["last_epoch"] == 4
     resume_single(cut)  # samples again
     outputs = [cut / f"lfads_output_{name}.h5" for name in ("sess0", "sess0.1")]
     with h5py.File(outputs[0]) as again, h5py.File(outputs[1]) as before:
         np.testing.assert_array_equal(again["valid_output_params"], before["valid_output_params"])
     resume_single(cut, ["trainer.max_epochs=6"])
     assert rows(cut) == rows(whole)
-    states = [weights(run_dir)["state_dict"] for run_dir in (cut, whole)]
-    assert all(torch.equal(value, states[1][key]) for key, value in states[0].items())
+    again, never = (weights(run_dir) for run_dir in (cut, whole))
+    for key, value in again["state_dict"].items():
+        assert torch.equal(value, never["state_dict"][key])
+    assert again["lr_schedulers"] == never["lr_schedulers"]
 
 
 def test_a_broken_logger_does_not_stop_training(tmp_path, tiny_file, monkeypatch):

@@ -639,8 +639,8 @@ struct Sparse {
 template <class T>
 static Index count_inputs(const GRUSizes& s, const T* inputs, int32_t* first) {
   divide(s.trials, int(s.threads), [&](Index from, Index rows, Index) {
-    for (Index b = from; b < from + rows; b++)
-      for (Index t = 0; t < s.bins; t++) {
+    for (Index t = 0; t < s.bins; t++)
+      for (Index b = from; b < from + rows; b++) {
         const T* row = inputs + b * s.input_trial + t * s.input_bin;
         int32_t count = 0;
         for (Index j = 0; j < s.inputs; j++) count += row[j] != 0;
@@ -657,8 +657,8 @@ static void compress_inputs(const GRUSizes& s, const T* inputs, const int32_t* f
                             int32_t* index, T* value) {
   const Index group = 8;  // are looked at together, as mostly all of them are zero
   divide(s.trials, int(s.threads), [&](Index from, Index rows, Index) {
-    for (Index b = from; b < from + rows; b++)
-      for (Index t = 0; t < s.bins; t++) {
+    for (Index t = 0; t < s.bins; t++)
+      for (Index b = from; b < from + rows; b++) {
         const T* row = inputs + b * s.input_trial + t * s.input_bin;
         Index at = first[t * s.trials + b];
         for (Index j = 0; j < s.inputs; j += group) {
