@@ -16,18 +16,21 @@ T = TypeVar("T")
 def random_mask(shape: Sequence[int], probability: float, device: torch.device) -> Tensor:
     """Draw booleans, each True with a probability, which holds to float precision.
 
-    On a CPU a random byte is compared with the first digit of the probability to the base 256.
-    What that lacks of the probability is added by a few more, whose distances are geometrically
-    distributed: a tenth of the time of ``torch.bernoulli``.
+    On a CPU a random byte is compared with the first digit, to the base 256, of the probability of
+    the rarer value. What that lacks of it is added by a few more, whose distances are
+    geometrically distributed: a tenth of the time of ``torch.bernoulli``.
     """
     if device.type != "cpu" or torch._C._are_functorch_transforms_active():
         return torch.rand(shape, device=device) < probability
     size = math.prod(shape)
     words = torch.empty(-(-size // 8), dtype=torch.int64).random_(-(2**63), None)
-    digit = int(256 * probability)
-    mask = words.numpy().view(np.uint8)[:size] < digit
-    if 256 * probability > digit:
-        mask[_events(size, (256 * probability - digit) / (256 - digit))] = True
+    drawn = words.numpy().view(np.uint8)[:size]
+    rarer = probability <= 0.5
+    scaled = 256 * (probability if rarer else 1 - probability)
+    digit = int(scaled)
+    mask = drawn < digit if rarer else drawn >= digit
+    if scaled > digit:
+        mask[_events(size, (scaled - digit) / (256 - digit))] = rarer
     return torch.from_numpy(mask.reshape(shape))
 
 
