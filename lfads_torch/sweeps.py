@@ -265,6 +265,8 @@ def resume_sweep(run_dir: str | Path, overrides: Mapping[str, Any] | Sequence[st
     ------
     FileNotFoundError
         If the folder is not that of a sweep.
+    ValueError
+        If the overrides are not usable, or ask for fewer epochs than trials have been trained for.
     """
     run_dir = Path(run_dir).absolute()
     path = run_dir / CONFIG
@@ -278,6 +280,12 @@ def resume_sweep(run_dir: str | Path, overrides: Mapping[str, Any] | Sequence[st
     if read_summary(run_dir):
         print(f"{run_dir} has ended: see {SUMMARY} and {BEST_MODEL}/.")
         return run_dir
+    reached = max((row["epoch"] for row in read_history(run_dir)), default=0)
+    if options.max_epochs is not None and options.max_epochs < reached:
+        raise ValueError(
+            f"trainer.max_epochs = {options.max_epochs}, but trials in {run_dir} have been trained "
+            f"for up to {reached} epochs: give at least that."
+        )
     if overrides:
         move_aside(path)
         OmegaConf.save(config, path)

@@ -12,6 +12,7 @@ from lfads_torch import sweeps
 from lfads_torch.config import compose, compose_unresolved
 from lfads_torch.extensions.ray_tune import Outcome, to_domain
 from lfads_torch.extensions.tune import HyperParam
+from lfads_torch.post_run.pbt import append_history
 from lfads_torch.runs import write_summary
 from lfads_torch.sweeps import (
     SweepOptions,
@@ -327,6 +328,9 @@ def test_resuming(data, tmp_path, searched):
     assert not (run_dir / "config.1.yaml").exists()
     with pytest.raises(ValueError, match="num_samples"):
         resume_sweep(run_dir, ["sweep.num_samples=0"])
+    append_history(run_dir, {"trial": "a", "epoch": 2})
+    with pytest.raises(ValueError, match=r"trainer\.max_epochs = 1, but.*up to 2 epochs"):
+        resume_sweep(run_dir, ["trainer.max_epochs=1"])
     assert not (run_dir / "config.1.yaml").exists()
     with pytest.raises(Started):
         resume_sweep(run_dir, ["sweep.max_failures=9"])
