@@ -152,11 +152,13 @@ def test_the_new_session_is_learned(trained, model, extended):
     learned = bits_per_spike(larger, path, 2)
     assert learned > 0.9 * bits_per_spike(model, trained[0] / "day0.h5", 0) > 0.3
     # With an untrained read-in, the same read-out has nothing to read.
-    untrained = one_session_model(model, path).readin[0]
     other = append_session(model, one_session_model(model, path))
     other.load_state_dict(larger.state_dict())
-    other.readin[2] = untrained
-    assert bits_per_spike(other, path, 2) < learned - 0.2
+    scores = []
+    for _ in range(10):
+        other.readin[2] = one_session_model(model, path).readin[0]
+        scores.append(bits_per_spike(other, path, 2))
+    assert sum(scores) / len(scores) < learned - 0.2
 
 
 def test_training_touches_nothing_that_is_shared(trained, model, tmp_path):
