@@ -1,9 +1,14 @@
 """Small helpers."""
 
+import math
+from types import SimpleNamespace
+
+import numpy as np
 import pytest
 import torch
 from omegaconf import OmegaConf
 
+from lfads_torch import utils
 from lfads_torch.tuples import SessionBatch
 from lfads_torch.utils import (
     flatten,
@@ -107,6 +112,17 @@ def test_random_mask_follows_the_seed_and_takes_any_shape():
             drawn.append(random_mask(shape, 0.4, torch.device("cpu")))
         assert torch.equal(*drawn)
         assert drawn[0].shape == shape
+
+
+def test_random_mask_where_the_first_gaps_do_not_reach_the_end(monkeypatch):
+    too_few = SimpleNamespace(sqrt=lambda x: -x / 8, log1p=math.log1p)
+    monkeypatch.setattr(utils, "math", too_few)
+    torch.manual_seed(0)
+    events = utils._events(10**6, 0.01)
+    assert (np.diff(events) > 0).all()
+    assert 0 <= events[0] and events[-1] < 10**6
+    halves = np.histogram(events, [0, 500_000, 1_000_000])[0]
+    assert (abs(halves - 5000) < 5 * (5000 * 0.99) ** 0.5).all()
 
 
 # ------------------------------------------------------------------ move_aside
