@@ -48,7 +48,7 @@ setup(
     packages=[*find_packages(include=["lfads_torch", "lfads_torch.*"]), "lfads_torch.configs"],
     package_dir={"lfads_torch.configs": "configs"},
     package_data={
-        "lfads_torch": ["py.typed", "recurrence/kernels.cpp"],
+        "lfads_torch": ["py.typed", "recurrence/kernels/*"],
         "lfads_torch.configs": ["**/*.yaml"],
     },
     install_requires=[

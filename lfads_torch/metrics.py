@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lfads_torch.recurrence.memory import empty, pieces
+from lfads_torch.recurrence import poisson_sums
 
 
 def r2_score(preds: Tensor, targets: Tensor) -> Tensor:
@@ -63,18 +63,13 @@ class _PoissonSums(NamedTuple):
     @classmethod
     def of(cls, preds: Tensor, targets: Tensor) -> "_PoissonSums":
         preds = preds.to(targets.dtype)
-        if preds.requires_grad and torch.is_grad_enabled():
-            nll = torch.exp(preds).addcmul(preds, targets, value=-1)
-        else:
-            nll = empty(preds.shape, preds)
-            for x, k, out in pieces(preds, targets, nll):
-                torch.exp(x, out=out).addcmul_(x, k, value=-1)
-        sums = cls(targets.sum(dim=0), nll.sum(dim=0), targets.new_full((), len(targets)))
-        # On other devices than a CPU, to ask takes longer than to assume.
-        if targets.device.type == "cpu" and not sums.counts.isnan().any():
-            return sums._replace(n_observed=sums.n_observed.expand_as(sums.counts))
+        if targets.device.type == "cpu":  # elsewhere, to ask takes longer than to assume
+            counts, nll = poisson_sums(preds, targets)
+            if not counts.isnan().any():
+                return cls(counts, nll, targets.new_full((), len(targets)).expand_as(counts))
         observed = ~targets.isnan()
-        counts, nll = targets.nan_to_num(nan=0.0), torch.where(observed, nll, 0.0)
+        counts = targets.nan_to_num(nan=0.0)
+        nll = torch.where(observed, torch.exp(preds) - preds * counts, 0.0)
         return cls(counts.sum(dim=0), nll.sum(dim=0), observed.sum(dim=0))
 
     def region(self, bins: slice, channels: slice) -> "_PoissonSums":

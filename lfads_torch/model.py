@@ -18,6 +18,7 @@ from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from lfads_torch import checkpoints
+from lfads_torch import recurrence as fused
 from lfads_torch.losses import LossTerms, ramp, reduce_recon
 from lfads_torch.metrics import (
     EpochMeans,
@@ -295,7 +296,8 @@ class LFADS(pl.LightningModule):
 
     def read_out(self, session: int, factors: Tensor, output_means: bool = True) -> Tensor:
         """Return the means, or the distribution parameters, given the factors of a session."""
-        params = self.recon[session].reshape_output_params(self.readout[session](factors))
+        features = fused.linear(self.readout[session], self.hparams.recurrence, factors)
+        params = self.recon[session].reshape_output_params(features)
         return self.recon[session].compute_means(params) if output_means else params
 
     def forward(
@@ -345,6 +347,10 @@ class LFADS(pl.LightningModule):
         return self._shared_step(batch, batch_idx, "valid")
 
     def _shared_step(self, step_batch: StepBatch, batch_idx: int, split: str) -> Tensor:
+        with fused.running(self.hparams.recurrence):
+            return self._step(step_batch, batch_idx, split)
+
+    def _step(self, step_batch: StepBatch, batch_idx: int, split: str) -> Tensor:
         aug_stack = self.train_aug_stack if split == "train" else self.infer_aug_stack
         means = self._epoch_means.get(split, EpochMeans())
 

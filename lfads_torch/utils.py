@@ -1,50 +1,13 @@
 """Small helpers that more than one part of the library, and users' scripts, rely on."""
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 T = TypeVar("T")
-
-
-def random_mask(shape: Sequence[int], probability: float, device: torch.device) -> Tensor:
-    """Draw booleans, each True with a probability, which holds to float precision.
-
-    On a CPU a random byte is compared with the first digit, to the base 256, of the probability of
-    the rarer value. What that lacks of it is added by a few more, whose distances are
-    geometrically distributed: a tenth of the time of ``torch.bernoulli``.
-    """
-    if device.type != "cpu" or torch._C._are_functorch_transforms_active():
-        return torch.rand(shape, device=device) < probability
-    size = math.prod(shape)
-    words = torch.empty(-(-size // 8), dtype=torch.int64).random_(-(2**63), None)
-    drawn = words.numpy().view(np.uint8)[:size]
-    rarer = probability <= 0.5
-    scaled = 256 * (probability if rarer else 1 - probability)
-    digit = int(scaled)
-    mask = drawn < digit if rarer else drawn >= digit
-    if scaled > digit:
-        mask[_events(size, (scaled - digit) / (256 - digit))] = rarer
-    return torch.from_numpy(mask.reshape(shape))
-
-
-def _events(size: int, probability: float) -> NDArray[np.int64]:
-    """Draw which of so many trials of a small probability succeed."""
-    expected = size * probability
-    count = int(expected + 6 * math.sqrt(expected)) + 6  # mostly enough, at once
-    parts, last = [], -1
-    while last < size:
-        gaps = torch.empty(count, dtype=torch.float64).exponential_(-math.log1p(-probability))
-        parts.append(last + gaps.ceil_().clamp_(min=1).cumsum_(0).numpy())
-        last = parts[-1][-1]
-    events = np.concatenate(parts)
-    return events[: np.searchsorted(events, size)].astype(np.int64)
 
 
 def flatten(dictionary: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -13,6 +13,7 @@ from lfads_torch.model import LFADS, NonFiniteLossError
 from lfads_torch.modules import augmentations as aug
 from lfads_torch.modules.readin_readout import FanInLinear
 from lfads_torch.modules.recons import Gaussian, Poisson
+from lfads_torch.recurrence import compiled
 from lfads_torch.tuples import SessionBatch, SessionOutput
 from tests.conftest import tiny_arrays, tiny_model, write_file
 
@@ -345,3 +346,37 @@ def test_gradients_are_clipped_in_any_precision(tiny_file, precision):
     trainer = quiet_trainer(max_epochs=1, gradient_clip_val=200, precision=precision)
     trainer.fit(model, datamodule)
     assert trainer.global_step == 3
+
+
+# ------------------------------------------------------------------ how it is run
+
+
+@pytest.mark.parametrize("recurrence", ["plain", "torch", "compiled", "auto"])
+def test_what_is_compiled_is_the_choice_of_the_model(recurrence, monkeypatch):
+    called = set()
+    call = compiled._call
+    monkeypatch.setattr(
+        compiled, "_call", lambda name, *args: called.add(name) or call(name, *args)
+    )
+    model = tiny_model(recurrence=recurrence)
+    bare(model)
+    model.training_step({0: (batch(), ())}, 0).backward()
+    expected = {"gru_backward", "linear_forward", "linear_backward", "mask"}
+    expected |= {"poisson_losses", "poisson_gradient", "poisson_sums"}
+    assert called == (expected if recurrence in ("compiled", "auto") else set())
+
+
+def test_a_step_is_the_same_however_it_is_run():
+    """The same noise and masks: losses, metrics and gradients agree."""
+    results = []
+    for recurrence in ("torch", "compiled"):
+        torch.manual_seed(0)
+        model = tiny_model(recurrence=recurrence).double()
+        logged = bare(model)
+        data = SessionBatch(*(x.double() if x is not None else None for x in batch()))
+        model.training_step({0: (data, ())}, 0).backward()
+        results.append((logged, {name: p.grad for name, p in model.named_parameters()}))
+    (expected_log, expected), (log, grads) = results
+    assert log == pytest.approx(expected_log, rel=1e-10, nan_ok=True)
+    for name, grad in grads.items():
+        torch.testing.assert_close(grad, expected[name], rtol=1e-9, atol=1e-9)

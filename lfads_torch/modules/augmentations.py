@@ -17,9 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lfads_torch.recurrence.memory import empty, pieces
+from lfads_torch import recurrence as fused
+from lfads_torch.recurrence.masks import random_mask
 from lfads_torch.tuples import SessionBatch
-from lfads_torch.utils import random_mask
 
 LogFn = Callable[..., None]
 """Called as ``log_fn(name, value)``; further keyword arguments are accepted and ignored."""
@@ -146,9 +146,7 @@ class CoordinatedDropout:
         t_ic, data = self.ic_enc_seq_len, batch.encod_data
         maskable = data[:, t_ic:]
         passed = random_mask(maskable.shape, self.cd_rate, data.device)
-        masked, scale = empty(maskable.shape, data), 1 / (1 - self.cd_rate)
-        for kept, x, hidden in pieces(masked, maskable, passed):
-            kept.copy_(_bytes(~hidden)).mul_(scale).mul_(x)
+        masked = fused.masked(maskable, ~passed, 1 / (1 - self.cd_rate))
         if t_ic:
             masked = torch.cat([data[:, :t_ic], masked], dim=1)
         if self.cd_pass_rate > 0:
@@ -176,18 +174,7 @@ class _PassGradients(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
         (passed,) = ctx.saved_tensors
-        if torch.is_grad_enabled():  # for second derivatives
-            return grad * passed, None
-        # Several times faster on a CPU than torch.where.
-        grad_losses = empty(grad.shape, grad)
-        for g, mask, outer in pieces(grad_losses, passed, grad):
-            g.copy_(_bytes(mask)).mul_(outer)
-        return grad_losses, None
-
-
-def _bytes(mask: Tensor) -> Tensor:
-    """Return a mask as bytes, which PyTorch turns into numbers faster than booleans."""
-    return mask.view(torch.uint8)
+        return fused.masked(grad, passed), None
 
 
 class SelectiveBackpropThruTime:

@@ -3,11 +3,11 @@
 from torch import Tensor, nn
 
 from lfads_torch import recurrence as fused
-from lfads_torch.utils import random_mask
+from lfads_torch.recurrence.masks import random_mask
 
 
 class Dropout(nn.Dropout):
-    """:class:`torch.nn.Dropout` with masks of :func:`~lfads_torch.utils.random_mask`."""
+    """:class:`torch.nn.Dropout` with masks of :func:`~lfads_torch.recurrence.masks.random_mask`."""
 
     def forward(self, input: Tensor) -> Tensor:
         """Zero elements with probability ``p`` and scale the others by 1 / (1 - p), in training."""

@@ -11,13 +11,12 @@ import warnings
 from abc import ABC, abstractmethod
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import Gamma as GammaDistribution
 
-from lfads_torch.recurrence.memory import empty, pieces
+from lfads_torch.recurrence import poisson_losses
 
 
 class Reconstruction(nn.Module, ABC):
@@ -78,40 +77,7 @@ def _poisson_loss(output_params: Tensor, data: Tensor, full: bool) -> Tensor:
     # Where there is but one parameter, so that the gradient need not be written into zeros.
     one = output_params.shape[-1] == 1
     log_rates = (output_params.squeeze(-1) if one else output_params[..., 0]).to(data.dtype)
-    return _PoissonLoss.apply(log_rates, data, full)  # type: ignore[no-untyped-call, no-any-return]
-
-
-class _PoissonLoss(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, log_rates: Tensor, data: Tensor, full: bool) -> Tensor:
-        ctx.save_for_backward(log_rates, data)
-        losses = empty(data.shape, data)
-        for loss, x, k in pieces(losses, log_rates, data):
-            torch.exp(x, out=loss).addcmul_(k, x, value=-1)
-        return _add_log_factorial_(losses, data) if full else losses
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
-        log_rates, data = ctx.saved_tensors
-        if torch.is_grad_enabled():  # for second derivatives
-            return (torch.exp(log_rates) - data) * grad, None, None
-        grad_input = empty(data.shape, data)
-        for g, x, k, outer in pieces(grad_input, log_rates, data, grad):
-            torch.exp(x, out=g).sub_(k).mul_(outer)
-        return grad_input, None, None
-
-
-def _add_log_factorial_(losses: Tensor, counts: Tensor) -> Tensor:
-    """Add Stirling's log k! where k > 1, which in spikes of short bins is nearly nowhere."""
-    if counts.device.type != "cpu":  # looking for these would take longer than computing all
-        return losses.add_(torch.where(counts > 1, _stirling(counts), 0.0))
-    # NumPy finds them in a third of PyTorch's time.
-    large = torch.from_numpy(np.flatnonzero(counts.numpy() > 1))
-    return losses.put_(large, _stirling(counts.take(large)), accumulate=True)
-
-
-def _stirling(k: Tensor) -> Tensor:
-    return k * torch.log(k) - k + 0.5 * torch.log(2 * math.pi * k)
+    return poisson_losses(log_rates, data, stirling=full)
 
 
 class Poisson(Reconstruction):

@@ -10,15 +10,14 @@ import h5py
 import numpy as np
 import torch
 from scipy.ndimage import gaussian_filter1d
-from torch import Tensor, nn
+from torch import Tensor
 
 from lfads_torch.datamodules import BasicDataModule, load_session
 from lfads_torch.metrics import r2_score, regional_bits_per_spike
 from lfads_torch.model import LFADS
 from lfads_torch.modules.decoder import Decoder, DecoderRNN
-from lfads_torch.modules.readin_readout import FanInLinear
 from lfads_torch.modules.recons import Poisson, PoissonBPS
-from lfads_torch.recurrence import is_original, mean_rates
+from lfads_torch.recurrence import is_linear, is_original, mean_rates
 from lfads_torch.tuples import Encoding, SessionBatch, SessionOutput
 from lfads_torch.utils import move_aside, send_batch_to_device
 
@@ -331,9 +330,8 @@ def _repeat(
 def _mean_rates(model: LFADS, session: int, factors: Tensor, n_samples: int) -> Tensor | None:
     """Return the mean rates over samples (trials, T, N); None where they are not exp(linear)."""
     readout: Any = model.readout[session]
-    linear = any(is_original(readout, cls) for cls in (nn.Linear, FanInLinear))
     poisson = any(is_original(model.recon[session], cls) for cls in (Poisson, PoissonBPS))
-    if not linear or not poisson:
+    if not is_linear(readout) or not poisson:
         return None
     return mean_rates(readout, model.hparams.recurrence, factors, n_samples)
 

@@ -22,12 +22,15 @@ from lfads_torch.recurrence.interface import (
     CHOICES,
     check_choice,
     choose,
+    is_linear,
     is_original,
+    linear,
     location_scale,
     mean_rates,
     run_decoder,
     run_gru,
 )
+from lfads_torch.recurrence.pointwise import masked, poisson_losses, poisson_sums, running
 from lfads_torch.recurrence.sequences import dropped, lagged
 
 __all__ = [
@@ -35,10 +38,16 @@ __all__ = [
     "check_choice",
     "choose",
     "dropped",
+    "is_linear",
     "is_original",
     "lagged",
+    "linear",
     "location_scale",
+    "masked",
     "mean_rates",
+    "poisson_losses",
+    "poisson_sums",
     "run_decoder",
     "run_gru",
+    "running",
 ]

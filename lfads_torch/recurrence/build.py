@@ -1,9 +1,9 @@
 """Builds the compiled recurrences where they are run, once, and loads them.
 
-``kernels.cpp`` needs a C++ compiler, no headers but the language's own, and takes seconds. The
-library is kept in the user's cache folder, under a name that stands for its source, the processor
-and the version of PyTorch. Where it has no matrix products of its own for the processor, it takes
-those of the BLAS library that PyTorch brings.
+The source, in ``kernels``, needs a C++ compiler, no headers but its own and the language's, and
+takes seconds. The library is kept in the user's cache folder, under a name that stands for its
+source, the processor and the version of PyTorch. Where it has no matrix products of its own for
+the processor, it takes those of the BLAS library that PyTorch brings.
 """
 
 import contextlib
@@ -21,7 +21,8 @@ from pathlib import Path
 
 import torch
 
-SOURCE = Path(__file__).with_name("kernels.cpp")
+SOURCE = Path(__file__).with_name("kernels")
+"""Folder of the source; what is compiled is ``library.cpp``, which includes all else."""
 TIMEOUT = 60.0
 """Seconds after which building is given up."""
 CACHE_VARIABLE = "LFADS_TORCH_CACHE"
@@ -63,7 +64,8 @@ def load() -> ctypes.CDLL:
 
 def library_path() -> Path:
     """Return where the library for this machine is kept."""
-    parts = [SOURCE.read_text(encoding="utf-8"), repr(_flags()), _processor(), torch.__version__]
+    source = [path.read_text(encoding="utf-8") for path in sorted(SOURCE.iterdir())]
+    parts = [*source, repr(_flags()), _processor(), torch.__version__]
     key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:20]
     suffix = ".dll" if sys.platform == "win32" else ".so"
     return _cache_folder() / f"recurrence-{key}{suffix}"
@@ -108,7 +110,7 @@ def _compile(path: Path) -> None:
     for flags in _flags():
         descriptor, partial = tempfile.mkstemp(suffix=path.suffix, dir=path.parent)
         os.close(descriptor)
-        command = [compilers[0], *flags, str(SOURCE), "-o", partial]
+        command = [compilers[0], *flags, str(SOURCE / "library.cpp"), "-o", partial]
         try:
             left = max(deadline - time.monotonic(), 1.0)
             done = subprocess.run(command, capture_output=True, text=True, timeout=left)

@@ -1,10 +1,11 @@
-"""The fused recurrences in C++ (``kernels.cpp``), for tensors on a CPU.
+"""What is compiled (C++, in ``kernels``), for tensors on a CPU.
 
-The same functions as in :mod:`.eager`.
+The same functions as in :mod:`.eager`, and those that :mod:`.pointwise` and the read-out use.
 """
 
 import ctypes
 import logging
+import math
 import weakref
 from collections.abc import Sequence
 from functools import cache
@@ -99,9 +100,8 @@ def gru_backward(
     grad_inputs: Any = empty(inputs.shape, inputs) if needs_inputs else None
     grads = [torch.empty(x.shape, dtype=x.dtype) for x in (weight_ih, weight_hh, bias)]
     sizes = _gru_sizes(inputs, h_0, outer, clip, reverse)
-    function = getattr(_library(), f"lfads_gru_backward_{_NAMES[h_0.dtype]}")
     tensors = inputs, weight_ih, weight_hh, *trace[2:], trace.states, trace.gates, outer, carry
-    function(ctypes.byref(sizes), *map(_at, (*tensors, grad_inputs, *grads)))
+    _call("gru_backward", sizes, *tensors, grad_inputs, *grads)
     return GRUInputs(grad_inputs, carry, *grads)
 
 
@@ -214,13 +214,72 @@ def mean_rates(factors: Tensor, weight: Tensor, bias: Tensor, n_samples: int) ->
         bin=factors.stride(1),
         threads=torch.get_num_threads(),
     )
-    function = getattr(_library(), f"lfads_mean_rates_{_NAMES[factors.dtype]}")
-    weight, bias = weight.contiguous(), bias.contiguous()
-    function(ctypes.byref(sizes), *map(_at, (factors, weight, bias, rates)))
+    _call("mean_rates", sizes, factors, weight.contiguous(), bias.contiguous(), rates)
     return rates
 
 
-# ------------------------------------------------------------------ as kernels.cpp declares them
+def linear_forward(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Return W x + b, (B, T, N), of x (B, T, D)."""
+    x = _rows(x)
+    outputs = empty((*x.shape[:2], len(weight)), x)
+    sizes = _linear_sizes(x, x, len(weight))
+    _call("linear_forward", sizes, x, weight.contiguous(), bias.contiguous(), outputs)
+    return outputs
+
+
+def linear_backward(grad: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients of x, W and b, given that of W x + b."""
+    x = _rows(x)
+    grad_x = empty(x.transpose(0, 1).shape, x).transpose(0, 1)  # bin by bin, as the decoder reads
+    grad_weight, grad_bias = weight.new_empty(weight.shape), weight.new_empty(len(weight))
+    sizes = _linear_sizes(x, grad_x, len(weight))
+    tensors = x, weight.contiguous(), grad.contiguous(), grad_x, grad_weight, grad_bias
+    _call("linear_backward", sizes, *tensors)
+    return grad_x, grad_weight, grad_bias
+
+
+def masked(x: Tensor, keep: Tensor, scale: float) -> Tensor:
+    """Return x · keep · scale, of x of three axes and a mask of bytes."""
+    out = empty(x.shape, x)
+    sizes = _MaskSizes(*x.shape, *x.stride(), torch.get_num_threads(), scale)
+    _call("mask", sizes, x, keep.contiguous(), out)
+    return out
+
+
+def poisson_losses(log_rates: Tensor, counts: Tensor, stirling: bool) -> Tensor:
+    """Return exp(x) - k x, with Stirling's log k! where k > 1 if that is wanted."""
+    losses = empty(counts.shape, counts)
+    _call_poisson("losses", log_rates, counts, losses, stirling=stirling)
+    return losses
+
+
+def poisson_gradient(log_rates: Tensor, counts: Tensor, outer: Tensor) -> Tensor:
+    """Return (exp(x) - k) · outer."""
+    grads = empty(counts.shape, counts)
+    _call_poisson("gradient", log_rates, counts, outer.contiguous(), grads)
+    return grads
+
+
+def poisson_sums(log_rates: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the sums over trials of k and of exp(x) - k x."""
+    sums = counts.new_empty(counts.shape[1:]), counts.new_empty(counts.shape[1:])
+    _call_poisson("sums", log_rates, counts, *sums)
+    return sums
+
+
+def _call_poisson(
+    name: str, log_rates: Tensor, counts: Tensor, *tensors: Tensor, stirling: bool = False
+) -> None:
+    sizes = _PoissonSizes(
+        trials=len(counts),
+        samples=math.prod(counts.shape[1:]),
+        stirling=stirling,
+        threads=torch.get_num_threads(),
+    )
+    _call(f"poisson_{name}", sizes, log_rates.contiguous(), counts.contiguous(), *tensors)
+
+
+# ------------------------------------------------------------------ as kernels/*.h declare them
 
 
 def _structure(name: str, *groups: tuple[str, Any]) -> type[ctypes.Structure]:
@@ -244,6 +303,16 @@ _DecoderSizes: Any = _structure(
 _RatesSizes: Any = _structure(
     "_RatesSizes", ("trials samples bins factors channels row bin threads", _INT)
 )
+_LinearSizes: Any = _structure(
+    "_LinearSizes",
+    ("trials bins inputs outputs x_trial x_bin grad_trial grad_bin threads", _INT),
+)
+_MaskSizes: Any = _structure(
+    "_MaskSizes",
+    ("outer middle inner x_outer x_middle x_inner threads", _INT),
+    ("scale", ctypes.c_double),
+)
+_PoissonSizes: Any = _structure("_PoissonSizes", ("trials samples stirling threads", _INT))
 _Arrays: Any = _structure(
     "_Arrays",
     ("ci ext con_ih con_hh con_bias co_weight co_bias gen_ih gen_hh gen_bias readout", _POINTER),
@@ -257,6 +326,12 @@ _Gradients: Any = _structure(
     ("gen_0 con_0 fac_0 ci ext", _POINTER),
     ("con_ih con_hh con_bias co_weight co_bias gen_ih gen_hh gen_bias readout", _POINTER),
 )
+
+
+def _linear_sizes(x: Tensor, grad_x: Tensor, n_outputs: int) -> Any:
+    trials, bins, inputs = x.shape
+    strides = *x.stride()[:2], *grad_x.stride()[:2]
+    return _LinearSizes(trials, bins, inputs, n_outputs, *strides, torch.get_num_threads())
 
 
 def _gru_sizes(
@@ -332,6 +407,13 @@ def _rows(tensor: Tensor) -> Tensor:
 def _at(tensor: Tensor | None) -> ctypes.c_void_p:
     """Return the address of a tensor; null where there is none or nothing in it."""
     return ctypes.c_void_p(tensor.data_ptr() if tensor is not None and tensor.numel() else None)
+
+
+def _call(name: str, sizes: Any, *tensors: Tensor | None) -> None:
+    """Call a function for the type of the first tensor."""
+    first: Any = tensors[0]
+    function = getattr(_library(), f"lfads_{name}_{_NAMES[first.dtype]}")
+    function(ctypes.byref(sizes), *map(_at, tensors))
 
 
 def _library() -> ctypes.CDLL:

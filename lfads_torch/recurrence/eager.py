@@ -306,6 +306,7 @@ class _Unit:
         self.of_a_block = bins_of_buffer is not None
         self.weight_zr, self.weight_n = weight_hh[: 2 * size].t(), weight_hh[2 * size :].t()
         self.reset = torch.empty_like(self.states[0])
+        self.minus_one = h_0.new_full((), -1)
 
     def enter(self, bins: slice) -> None:
         """Turn to a block of bins."""
@@ -324,10 +325,19 @@ class _Unit:
         before, after = self.before[i], self.after[i]
         self.zr[i].addmm_(before, self.weight_zr).sigmoid_()
         torch.mul(self.r[i], before, out=self.reset)
-        n = self.n[i].addmm_(self.reset, self.weight_n).tanh_()
+        n = self._tanh_(i)
         torch.lerp(n, before, self.z[i], out=after)
         if self.clip is not None:
             after.clamp_(-self.clip, self.clip)
+
+    def _tanh_(self, i: int) -> Tensor:
+        """Turn what is projected to the candidate of bin i into the candidate."""
+        n = self.n[i]
+        if n.device.type != "cpu":
+            return n.addmm_(self.reset, self.weight_n).tanh_()
+        # As 2 sigmoid(2 x) - 1, which takes PyTorch a quarter of the time of tanh(x).
+        n.addmm_(self.reset, self.weight_n, beta=2, alpha=2).sigmoid_()
+        return torch.add(self.minus_one, n, alpha=2, out=n)
 
 
 class _UnitBack:

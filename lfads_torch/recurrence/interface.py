@@ -17,7 +17,7 @@ from lfads_torch.recurrence.layout import (
     GRUInputs,
     GRUTrace,
 )
-from lfads_torch.utils import random_mask
+from lfads_torch.recurrence.masks import random_mask
 
 if TYPE_CHECKING:
     from lfads_torch.modules.decoder import DecoderCell, MakePosterior
@@ -80,9 +80,23 @@ def choose(recurrence: str, *tensors: Tensor) -> ModuleType | None:
 
 def is_original(module: nn.Module, cls: type[nn.Module]) -> bool:
     """Return whether a module does exactly what its class in this library says."""
+    return type(module) is cls and _is_untouched(module)
+
+
+def is_linear(module: nn.Module) -> bool:
+    """Return whether a module is a linear map with a bias and does nothing else."""
     return (
-        type(module) is cls
-        and "forward" not in vars(module)
+        isinstance(module, nn.Linear)
+        and type(module).forward is nn.Linear.forward
+        and module.bias is not None
+        and _is_untouched(module)
+    )
+
+
+def _is_untouched(module: nn.Module) -> bool:
+    """Return whether calling a module calls the ``forward`` of its class, and nothing else."""
+    return (
+        "forward" not in vars(module)
         and not module._forward_hooks
         and not module._forward_pre_hooks
         and not module._backward_hooks
@@ -193,6 +207,15 @@ def run_decoder(
     return tuple(x.transpose(0, 1) for x in outputs)
 
 
+def linear(module: nn.Module, recurrence: str, inputs: Tensor) -> Tensor:
+    """Apply a module to inputs (B, T, D), compiled where that is chosen and it is a linear map."""
+    if is_linear(module) and inputs.dim() == 3:
+        tensors: Any = inputs, module.weight, module.bias
+        if choose(recurrence, *tensors) is compiled:
+            return _Linear.apply(*tensors)  # type: ignore[no-untyped-call, no-any-return]
+    return module(inputs)  # type: ignore[no-any-return]
+
+
 def mean_rates(
     readout: nn.Linear, recurrence: str, factors: Tensor, n_samples: int
 ) -> Tensor | None:
@@ -201,7 +224,7 @@ def mean_rates(
     Parameters
     ----------
     readout
-        The read-out of log rates.
+        The read-out of log rates, of which :func:`is_linear` holds.
     recurrence
         The choice of the implementation.
     factors
@@ -216,7 +239,7 @@ def mean_rates(
     """
     tensors = (factors, *readout.parameters())
     kernels = choose(recurrence, *tensors)
-    if kernels is None or readout.bias is None or _is_recorded(tensors):
+    if kernels is None or _is_recorded(tensors):
         return None
     rates: Tensor = kernels.mean_rates(factors, readout.weight, readout.bias, n_samples)
     return rates
@@ -314,6 +337,22 @@ class _Decoder(torch.autograd.Function):
             needs_ext,
         )
         return None, None, None, None, *grads
+
+
+class _Linear(torch.autograd.Function):
+    """W x + b, compiled."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return compiled.linear_forward(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
+        x, weight = ctx.saved_tensors
+        if torch.is_grad_enabled():  # for second derivatives
+            return grad @ weight, grad.flatten(0, 1).t() @ x.flatten(0, 1), grad.sum((0, 1))
+        return compiled.linear_backward(grad, x, weight)
 
 
 def _is_recorded(args: Iterable[Tensor]) -> bool:

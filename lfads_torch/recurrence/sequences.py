@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lfads_torch.recurrence.memory import empty, pieces
-from lfads_torch.utils import random_mask
+from lfads_torch.recurrence.masks import random_mask
+from lfads_torch.recurrence.memory import empty
+from lfads_torch.recurrence.pointwise import masked
 
 
 def dropped(sequence: Tensor, rate: float) -> Tensor:
@@ -25,28 +26,7 @@ def dropped(sequence: Tensor, rate: float) -> Tensor:
     """
     by_bin = sequence.transpose(0, 1)
     keep = random_mask(by_bin.shape, 1 - rate, sequence.device)
-    scale = 1 / (1 - rate)
-    if torch._C._are_functorch_transforms_active():
-        return (by_bin * keep * scale).transpose(0, 1)
-    return _Masked.apply(by_bin, keep.view(torch.uint8), scale).transpose(0, 1)  # type: ignore[no-untyped-call, no-any-return]
-
-
-class _Masked(torch.autograd.Function):
-    """A sequence (T, B, D) times a mask of bytes and a scale."""
-
-    @staticmethod
-    def forward(ctx: Any, sequence: Tensor, keep: Tensor, scale: float) -> Tensor:
-        ctx.save_for_backward(keep)
-        ctx.scale = scale
-        masked = empty(sequence.shape, sequence)
-        for x, mask, out in pieces(sequence, keep, masked):
-            out.copy_(mask).mul_(scale).mul_(x)
-        return masked
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
-        (keep,) = ctx.saved_tensors
-        return _Masked.apply(grad, keep, ctx.scale), None, None  # type: ignore[no-untyped-call]
+    return masked(by_bin, keep, 1 / (1 - rate)).transpose(0, 1)
 
 
 def lagged(forward: Tensor, backward: Tensor, lag: int, before: int, behind: int) -> Tensor:

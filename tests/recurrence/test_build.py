@@ -2,6 +2,7 @@
 
 import logging
 import platform
+import shutil
 import threading
 import time
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from lfads_torch import recurrence
 from lfads_torch.modules.recurrent import ClippedGRU
 from lfads_torch.recurrence import build, compiled, eager
-from tests.recurrence import test_interface
+from tests.recurrence import test_interface, test_pointwise
 
 
 @pytest.fixture
@@ -119,9 +120,12 @@ def test_another_source_processor_or_pytorch_is_another_library(fresh, monkeypat
     names.add(build.library_path())
     monkeypatch.setattr(build.torch, "__version__", "1.0")
     names.add(build.library_path())
-    source = fresh / "kernels.cpp"
-    source.write_text("")
+    source = fresh / "kernels"
+    shutil.copytree(build.SOURCE, source)
     monkeypatch.setattr(build, "SOURCE", source)
+    assert build.library_path() in names
+    header = source / "unit.h"
+    header.write_text(header.read_text() + "\n")
     names.add(build.library_path())
     assert len(names) == 4
 
@@ -146,7 +150,10 @@ def test_processors_of_other_kinds(options, fresh, monkeypatch):
     monkeypatch.setattr(build, "_blas", lambda: looked_for.append(True) or blas())
     assert not isinstance(compiled.library(), build.Unavailable)
     assert bool(looked_for) == (not options)
-    for test in (test_interface.test_recurrent_unit, test_interface.test_decoder):
-        test(name="compiled")
+    test_interface.test_recurrent_unit(name="compiled")
+    test_interface.test_decoder(name="compiled")
+    test_interface.test_compiled_linear_map()
+    test_pointwise.test_masked(name="compiled")
+    test_pointwise.test_poisson_losses(name="compiled")
     test_interface.test_many_trials_and_threads(2, dense=False)
     test_interface.test_many_trials_and_threads(1, dense=True)

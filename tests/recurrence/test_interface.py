@@ -20,8 +20,9 @@ from lfads_torch.modules.priors import (
     MultivariateStudentT,
     Null,
 )
+from lfads_torch.modules.readin_readout import FanInLinear
 from lfads_torch.modules.recurrent import BidirectionalClippedGRU, ClippedGRU, ClippedGRUCell
-from lfads_torch.recurrence import compiled, eager, memory
+from lfads_torch.recurrence import compiled, eager, interface, memory
 from lfads_torch.recurrence.layout import Draws
 from tests.modules.reference import randomize_
 
@@ -573,3 +574,75 @@ def test_posteriors_that_are_not_declared_are_sampled_bin_by_bin():
     inputs = torch.randn(2, 4), torch.randn(2, 8, 6), torch.zeros(2, 8, 0)
     output = decoder(*inputs, Own(0.0, 1.0, 2).make_posterior)
     torch.testing.assert_close(output.gen_inputs, output.co_means + 7, rtol=0, atol=1e-4)
+
+
+# ------------------------------------------------------------------ read-out
+
+
+@SETTINGS
+@given(
+    dtype=dtypes,
+    trials=st.integers(0, 40),
+    bins=st.integers(1, 20),
+    inputs=st.sampled_from([1, 5, 33, 100]),
+    outputs=st.sampled_from([1, 16, 37, 182]),
+    by_bin=st.booleans(),
+    seed=st.integers(0, 100),
+)
+def test_compiled_linear_map(dtype, trials, bins, inputs, outputs, by_bin, seed):
+    generator = torch.Generator().manual_seed(seed)
+    module = nn.Linear(inputs, outputs).to(dtype)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator))
+            parameter.mul_(inputs**-0.5)
+    shape = (bins, trials, inputs) if by_bin else (trials, bins, inputs)
+    x = torch.randn(shape, generator=generator, dtype=dtype)
+    x = (x.transpose(0, 1) if by_bin else x).requires_grad_()
+    weights = torch.randn(trials, bins, outputs, generator=generator, dtype=dtype)
+    results = []
+    for choice in ("plain", "compiled"):
+        y = recurrence.linear(module, choice, x)
+        results.append((y, *gradients([y], [weights], [x, *module.parameters()])))
+    for expected, actual in zip(*results, strict=True):
+        assert_close(actual, expected, dtype)
+
+
+def test_compiled_linear_map_gradcheck():
+    module = nn.Linear(3, 4).double()
+    x = torch.randn(2, 3, 3, dtype=torch.float64, requires_grad=True)
+
+    def run(x, weight, bias):
+        return interface._Linear.apply(x, weight, bias).square()
+
+    assert torch.autograd.gradcheck(run, (x, *module.parameters()))
+    assert torch.autograd.gradgradcheck(run, (x, *module.parameters()))
+
+
+class Doubled(nn.Linear):
+    def forward(self, input):
+        return 2 * super().forward(input)
+
+
+def test_other_modules_than_linear_maps_are_called(monkeypatch):
+    calls = []
+    linear_forward = compiled.linear_forward
+    monkeypatch.setattr(
+        compiled, "linear_forward", lambda *args: calls.append(1) or linear_forward(*args)
+    )
+    x = torch.randn(2, 3, 4)
+    hooked = nn.Linear(4, 5)
+    hooked.register_forward_hook(lambda module, inputs, output: 2 * output)
+    patched = nn.Linear(4, 5)
+    patched.forward = lambda x: 2 * nn.functional.linear(x, patched.weight, patched.bias)
+    for module in (Doubled(4, 5), hooked, patched):
+        expected = 2 * nn.functional.linear(x, module.weight, module.bias)
+        torch.testing.assert_close(recurrence.linear(module, "compiled", x), expected)
+    for module in (nn.Linear(4, 5, bias=False), nn.Identity(), nn.Linear(4, 5).bfloat16()):
+        x = x.bfloat16() if next(module.parameters(), x).dtype == torch.bfloat16 else x
+        torch.testing.assert_close(recurrence.linear(module, "compiled", x), module(x))
+    assert not calls
+    scaled = nn.utils.parametrizations.weight_norm(FanInLinear(4, 5))
+    x = x.float()
+    torch.testing.assert_close(recurrence.linear(scaled, "compiled", x), scaled(x))
+    assert calls

@@ -1,0 +1,124 @@
+// A gated recurrent unit, bin by bin: forward, and back through time.
+#pragma once
+
+#include <algorithm>
+#include "functions.h"
+#include "products.h"
+
+static const Index BLOCK = 2 * TILE_ROWS;  // trials whose bin is done while it is in the nearest cache
+
+// What all threads need of a unit's weights.
+template <class T>
+struct Unit {
+  Index size;
+  const T* bias;                     // (3H)
+  Factor<T> to_zr, to_n;             // (H, 2H), (H, H)
+  Factor<T> from_zr, from_n;         // (2H, H), (H, H)
+  bool clips;
+  T clip;
+  // For steps forward if there is a bias, else for steps back.
+  Unit(Index size, const T* weight, const T* bias, bool clips, double clip)
+      : size(size), bias(bias), clips(clips), clip(T(clip)) {
+    const T* weight_n = weight + 2 * size * size;
+    if (bias) {
+      to_zr = Factor<T>(size, 2 * size, weight, size, true);
+      to_n = Factor<T>(size, size, weight_n, size, true);
+    } else {
+      from_zr = Factor<T>(2 * size, size, weight, size, false);
+      from_n = Factor<T>(size, size, weight_n, size, false);
+    }
+  }
+
+  // Turn projected inputs without bias into gates (rows, 3H), and write the states after the bin.
+  void step(Index rows, T* gates, const T* before, T* after, T* reset) const {
+    const Index h = size, block = OWN ? BLOCK : rows;
+    for (Index i = 0; i < rows; i += block)
+      step_block(std::min(block, rows - i), gates + i * 3 * h, before + i * h, after + i * h, reset);
+  }
+
+  // From the gradient of the state after a bin (rows, H) to those of the gates and of the state
+  // before it (in `carry`); also copy that state, and its product with the reset gate, to rows that
+  // the gradients of the weights are made from.
+  void back(Index rows, const T* gates, const T* before, T* carry, T* grads, T* states, T* resets,
+            T* grad_reset, T* grad_bias) const {
+    const Index h = size, block = OWN ? BLOCK : rows;
+    for (Index i = 0; i < rows; i += block)
+      back_block(std::min(block, rows - i), gates + i * 3 * h, before + i * h, carry + i * h,
+                 grads + i * 3 * h, states + i * h, resets + i * h, grad_reset, grad_bias);
+  }
+
+  void weight_gradient(Index rows, const T* grads, const T* states, const T* resets,
+                       T* grad_weight) const {
+    const Index h = size;
+    add_outer(2 * h, h, rows, grads, 3 * h, states, h, grad_weight, h);
+    add_outer(h, h, rows, grads + 2 * h, 3 * h, resets, h, grad_weight + 2 * h * h, h);
+  }
+
+ private:
+  void step_block(Index rows, T* gates, const T* before, T* after, T* reset) const {
+    const Index h = size;
+    to_zr.multiply(rows, before, h, true, gates, 3 * h);
+    for (Index i = 0; i < rows; i++) {
+      T* __restrict__ zr = gates + i * 3 * h;
+      const T *r = zr + h, *old = before + i * h;
+      T* __restrict__ out = reset + i * h;
+      for (Index j = 0; j < 2 * h; j++) zr[j] = sigmoid(zr[j] + bias[j]);
+      for (Index j = 0; j < h; j++) out[j] = r[j] * old[j];
+    }
+    to_n.multiply(rows, reset, h, true, gates + 2 * h, 3 * h);
+    for (Index i = 0; i < rows; i++) {
+      const T *z = gates + i * 3 * h, *old = before + i * h, *b = bias + 2 * h;
+      T* __restrict__ n = gates + i * 3 * h + 2 * h;
+      T* __restrict__ out = after + i * h;
+#pragma GCC ivdep
+      for (Index j = 0; j < h; j++) {
+        const T value = hyperbolic(n[j] + b[j]);
+        n[j] = value;
+        out[j] = value + z[j] * (old[j] - value);
+      }
+      if (clips)
+        for (Index j = 0; j < h; j++) out[j] = std::min(std::max(out[j], -clip), clip);
+    }
+  }
+
+  void back_block(Index rows, const T* gates, const T* before, T* carry, T* grads, T* states, T* resets,
+                  T* grad_reset, T* grad_bias) const {
+    const Index h = size;
+    for (Index i = 0; i < rows; i++) {
+      const T *z = gates + i * 3 * h, *r = z + h, *n = r + h, *old = before + i * h;
+      T *d = carry + i * h, *dz = grads + i * 3 * h, *dn = dz + 2 * h;
+      T *state = states + i * h, *reset = resets + i * h;
+      T *bias_z = grad_bias, *bias_n = grad_bias + 2 * h;
+      if (clips)
+        for (Index j = 0; j < h; j++) {
+          const T free = n[j] + z[j] * (old[j] - n[j]);
+          d[j] = free > clip || free < -clip ? T(0) : d[j];
+        }
+#pragma GCC ivdep
+      for (Index j = 0; j < h; j++) {
+        const T rest = d[j] * (1 - z[j]);
+        const T to_z = rest * z[j] * (old[j] - n[j]), to_n = rest * (1 - n[j] * n[j]);
+        dz[j] = to_z;
+        dn[j] = to_n;
+        bias_z[j] += to_z;
+        bias_n[j] += to_n;
+        d[j] *= z[j];
+        state[j] = old[j];
+        reset[j] = r[j] * old[j];
+      }
+    }
+    from_n.multiply(rows, grads + 2 * h, 3 * h, false, grad_reset, h);
+    for (Index i = 0; i < rows; i++) {
+      const T *r = gates + i * 3 * h + h, *reset = resets + i * h, *from = grad_reset + i * h;
+      T *d = carry + i * h, *dr = grads + i * 3 * h + h, *bias_r = grad_bias + h;
+#pragma GCC ivdep
+      for (Index j = 0; j < h; j++) {
+        const T to_r = from[j] * reset[j] * (1 - r[j]);
+        dr[j] = to_r;
+        bias_r[j] += to_r;
+        d[j] += from[j] * r[j];
+      }
+    }
+    from_zr.multiply(rows, grads, 3 * h, true, carry, h);
+  }
+};
