@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from lfads_torch import utils
 from lfads_torch.recurrence import poisson_sums
 
 
@@ -63,7 +64,7 @@ class _PoissonSums(NamedTuple):
     @classmethod
     def of(cls, preds: Tensor, targets: Tensor) -> "_PoissonSums":
         preds = preds.to(targets.dtype)
-        if targets.device.type == "cpu":  # elsewhere, to ask takes longer than to assume
+        if utils.on_cpu(targets):  # elsewhere, to ask takes longer than to assume
             counts, nll = poisson_sums(preds, targets)
             if not counts.isnan().any():
                 return cls(counts, nll, targets.new_full((), len(targets)).expand_as(counts))

@@ -17,7 +17,7 @@ from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
-from lfads_torch import checkpoints
+from lfads_torch import checkpoints, utils
 from lfads_torch import recurrence as fused
 from lfads_torch.losses import LossTerms, ramp, reduce_recon
 from lfads_torch.metrics import (
@@ -511,7 +511,7 @@ class LFADS(pl.LightningModule):
         Under mixed precision Lightning does not clip the gradients of such an optimiser.
         """
         plugin = None if self._trainer is None else self.trainer.precision_plugin
-        on_cpu = all(parameter.device.type == "cpu" for parameter in parameters)
+        on_cpu = all(utils.on_cpu(parameter) for parameter in parameters)
         return on_cpu and not isinstance(plugin, MixedPrecision)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
@@ -687,7 +687,7 @@ def _model_batches(batch: StepBatch) -> dict[int, SessionBatch]:
 def _with_missing(processed: Tensor, raw: Tensor) -> Tensor:
     """Mark again what an augmentation filled in for missing samples: metrics leave it out."""
     # On other devices than a CPU, to ask takes longer than to assume.
-    if processed is raw or (raw.device.type == "cpu" and not raw.sum().isnan()):
+    if processed is raw or (utils.on_cpu(raw) and not raw.sum().isnan()):
         return processed
     return processed.masked_fill(raw.isnan(), torch.nan)
 

@@ -10,6 +10,16 @@ from torch import Tensor
 T = TypeVar("T")
 
 
+def on_cpu(x: Tensor | torch.device) -> bool:
+    """Return whether a tensor is in main memory.
+
+    Elsewhere operations are queued: to look at a result waits for all of them, and each costs its
+    launch, however small it is. What follows from that asks here.
+    """
+    device = x.device if isinstance(x, Tensor) else x
+    return device.type == "cpu"
+
+
 def flatten(dictionary: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Flatten nested dictionaries: ``{"a": {"b": 1}}`` becomes ``{"a.b": 1}``."""
     flat: dict[str, Any] = {}

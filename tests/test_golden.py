@@ -8,6 +8,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+from lfads_torch import utils
 from lfads_torch.model import LFADS
 from lfads_torch.tuples import SessionBatch, SessionOutput
 
@@ -24,9 +25,12 @@ def dtype(request):
     torch.set_default_dtype(before)
 
 
-@pytest.fixture(params=["plain", "torch", "compiled"])
-def recurrence(request):
-    """The implementation of the recurrences."""
+@pytest.fixture(params=["plain", "torch", "compiled", "elsewhere"])
+def recurrence(request, monkeypatch):
+    """The implementation of the recurrences; "elsewhere" takes the way of other devices."""
+    if request.param == "elsewhere":
+        monkeypatch.setattr(utils, "on_cpu", lambda x: False)
+        return "auto"
     return request.param
 
 

@@ -12,6 +12,7 @@ import torch
 from scipy.ndimage import gaussian_filter1d
 from torch import Tensor
 
+from lfads_torch import utils
 from lfads_torch.datamodules import BasicDataModule, load_session
 from lfads_torch.metrics import r2_score, regional_bits_per_spike
 from lfads_torch.model import LFADS
@@ -274,7 +275,7 @@ class _Sampling:
         per_bin += 3 * n_channels + 2 * hps.ci_enc_dim + 2 * hps.ext_input_dim
         itemsize = next(model.parameters()).element_size()
         per_row = hps.recon_seq_len * per_bin * itemsize
-        most = _ROWS if model.device.type == "cpu" else _ROWS_ON_A_DEVICE
+        most = _ROWS if utils.on_cpu(model.device) else _ROWS_ON_A_DEVICE
         return max(1, min(most, int(self.max_memory_gb * 1e9 / per_row)))
 
 

@@ -64,7 +64,8 @@ def load() -> ctypes.CDLL:
 
 def library_path() -> Path:
     """Return where the library for this machine is kept."""
-    source = [path.read_text(encoding="utf-8") for path in sorted(SOURCE.iterdir())]
+    files = [*sorted(SOURCE.glob("*.h")), SOURCE / "library.cpp"]
+    source = [path.read_text(encoding="utf-8") for path in files]
     parts = [*source, repr(_flags()), _processor(), torch.__version__]
     key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:20]
     suffix = ".dll" if sys.platform == "win32" else ".so"

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lfads_torch import utils
 from lfads_torch.recurrence import build, eager
 from lfads_torch.recurrence.layout import (
     DecoderGrads,
@@ -32,7 +33,7 @@ _log = logging.getLogger(__name__)
 
 def supports(tensor: Tensor) -> bool:
     """Return whether tensors of this kind can be worked on."""
-    return tensor.device.type == "cpu" and tensor.dtype in _NAMES
+    return utils.on_cpu(tensor) and tensor.dtype in _NAMES
 
 
 @cache

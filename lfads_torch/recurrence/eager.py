@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lfads_torch import utils
 from lfads_torch.recurrence.layout import (
     DecoderGrads,
     DecoderInputs,
@@ -333,7 +334,7 @@ class _Unit:
     def _tanh_(self, i: int) -> Tensor:
         """Turn what is projected to the candidate of bin i into the candidate."""
         n = self.n[i]
-        if n.device.type != "cpu":
+        if not utils.on_cpu(n):
             return n.addmm_(self.reset, self.weight_n).tanh_()
         # As 2 sigmoid(2 x) - 1, which takes PyTorch a quarter of the time of tanh(x).
         n.addmm_(self.reset, self.weight_n, beta=2, alpha=2).sigmoid_()
@@ -425,7 +426,7 @@ def _bins_of_block(n_bins: int, n_gates: int, like: Tensor) -> int:
 
     On other devices than a CPU it has all of them, as operations take as long as their launch.
     """
-    if like.device.type != "cpu":
+    if not utils.on_cpu(like):
         return n_bins
     return max(1, min(n_bins, _BLOCK_BYTES // max(1, n_gates * like.element_size())))
 

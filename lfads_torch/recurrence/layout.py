@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from lfads_torch import utils
+
 
 class GRUInputs(NamedTuple):
     """Everything that a gated recurrent unit's states depend on. Holds gradients too."""
@@ -131,6 +133,6 @@ def may_clip(h_0: Tensor, clip: float) -> bool:
     """
     if clip < 1.001 or h_0.numel() == 0:
         return clip < 1.001
-    if h_0.device.type != "cpu":
+    if not utils.on_cpu(h_0):
         return clip != float("inf")  # Looking at the state would wait for the device.
     return not bool(1.001 * h_0.detach().abs().max() < clip)

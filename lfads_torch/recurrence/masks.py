@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lfads_torch import utils
 from lfads_torch.recurrence.memory import empty
 
 _PIECE = 1 << 17
@@ -22,7 +23,7 @@ def random_mask(shape: Sequence[int], probability: float, device: torch.device) 
     geometrically distributed. A generator of NumPy's draws all that, from a seed that PyTorch's
     draws.
     """
-    if device.type != "cpu" or torch._C._are_functorch_transforms_active():
+    if not utils.on_cpu(device) or torch._C._are_functorch_transforms_active():
         return torch.rand(shape, device=device) < probability
     mask = empty(shape, torch.empty(0, dtype=torch.bool))
     flat = mask.view(-1).numpy()

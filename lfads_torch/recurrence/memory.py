@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lfads_torch import utils
+
 _SMALLEST = 1 << 20
 """Bytes from which blocks are kept; below, the ordinary allocator is as good."""
 _PATIENCE = 256
@@ -45,7 +47,7 @@ def empty(shape: Sequence[int], like: Tensor) -> Tensor:
     for size in shape:
         count *= size
     n_bytes = count * like.element_size()
-    if like.device.type != "cpu" or n_bytes < _SMALLEST:
+    if not utils.on_cpu(like) or n_bytes < _SMALLEST:
         return like.new_empty(tuple(shape))
     loan = _block(n_bytes).view(_Loan)
     start = -loan.ctypes.data % _ALIGNMENT
@@ -77,7 +79,7 @@ def pieces(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     On other devices than a CPU they are yielded whole.
     """
     first = tensors[0]
-    if first.device.type != "cpu" or first.numel() <= _PIECE:
+    if not utils.on_cpu(first) or first.numel() <= _PIECE:
         yield tensors
         return
     length = max(1, _PIECE * torch.get_num_threads() * len(first) // first.numel())

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lfads_torch import utils
 from lfads_torch.recurrence import compiled
 from lfads_torch.recurrence.interface import choose
 from lfads_torch.recurrence.memory import empty, pieces
@@ -112,7 +113,7 @@ class _PoissonLosses(torch.autograd.Function):
 
 def _add_log_factorial_(losses: Tensor, counts: Tensor) -> Tensor:
     """Add Stirling's log k! where k > 1, which in spikes of short bins is nearly nowhere."""
-    if counts.device.type != "cpu":  # looking for these would take longer than computing all
+    if not utils.on_cpu(counts):  # looking for these would take longer than computing all
         return losses.add_(torch.where(counts > 1, _stirling(counts), 0.0))
     # NumPy finds them in a third of PyTorch's time.
     large = torch.from_numpy(np.flatnonzero(counts.numpy() > 1))
