@@ -220,10 +220,23 @@ class LFADS(pl.LightningModule):
     def encode(self, batch: Mapping[int, SessionBatch]) -> Encoding:
         """Encode the trials of all sessions together, each through its own read-in."""
         data = _concatenated([self.readin[s](b.encod_data) for s, b in batch.items()])
+        self._check_input(data)
         ic_mean, ic_std, ci = self.encoder(data)
         ext_input = _concatenated([self._ext_input(s, b) for s, b in batch.items()])
         n_trials = {session: len(b.encod_data) for session, b in batch.items()}
         return Encoding(ic_mean, ic_std, ci, ext_input, n_trials)
+
+    def _check_input(self, data: Tensor) -> None:
+        """Raise a ValueError if what the read-ins give is not what the encoder was made for."""
+        hps = self.hparams
+        expected = (hps.encod_seq_len, hps.encod_data_dim)
+        if data.shape[1:] != expected:
+            raise ValueError(
+                f"The model encodes {expected[0]} bins (model.encod_seq_len) of {expected[1]} "
+                f"channels (model.encod_data_dim), but behind its read-in a batch has "
+                f"{data.shape[1]} bins of {data.shape[2]} channels: set these to what "
+                f"encod_data and model.readin give."
+            )
 
     def _ext_input(self, session: int, batch: SessionBatch) -> Tensor:
         """Return external inputs (B, T_rec, ext_input_dim), zero outside of bins T_ic … T_enc."""
@@ -340,17 +353,15 @@ class LFADS(pl.LightningModule):
 
     def training_step(self, batch: StepBatch, batch_idx: int) -> Tensor:
         """Return the loss of a batch."""
-        return self._shared_step(batch, batch_idx, "train")
+        with fused.running(self.hparams.recurrence):
+            return self._shared_step(batch, batch_idx, "train")
 
     def validation_step(self, batch: StepBatch, batch_idx: int) -> Tensor:
         """Return the loss of a batch, with augmentations for inference."""
-        return self._shared_step(batch, batch_idx, "valid")
+        with fused.running(self.hparams.recurrence):
+            return self._shared_step(batch, batch_idx, "valid")
 
     def _shared_step(self, step_batch: StepBatch, batch_idx: int, split: str) -> Tensor:
-        with fused.running(self.hparams.recurrence):
-            return self._step(step_batch, batch_idx, split)
-
-    def _step(self, step_batch: StepBatch, batch_idx: int, split: str) -> Tensor:
         aug_stack = self.train_aug_stack if split == "train" else self.infer_aug_stack
         means = self._epoch_means.get(split, EpochMeans())
 

@@ -1,6 +1,7 @@
 """The model as users call it: bare, under a trainer, with several sessions, missing samples."""
 
 import inspect
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -353,17 +354,23 @@ def test_gradients_are_clipped_in_any_precision(tiny_file, precision):
 
 @pytest.mark.parametrize("recurrence", ["plain", "torch", "compiled", "auto"])
 def test_what_is_compiled_is_the_choice_of_the_model(recurrence, monkeypatch):
-    called = set()
+    called = Counter()
     call = compiled._call
-    monkeypatch.setattr(
-        compiled, "_call", lambda name, *args: called.add(name) or call(name, *args)
-    )
+
+    def counting(name, *args):
+        called[name] += 1
+        return call(name, *args)
+
+    monkeypatch.setattr(compiled, "_call", counting)
     model = tiny_model(recurrence=recurrence)
     bare(model)
     model.training_step({0: (batch(), ())}, 0).backward()
-    expected = {"gru_backward", "linear_forward", "linear_backward", "mask"}
-    expected |= {"poisson_losses", "poisson_gradient", "poisson_sums"}
-    assert called == (expected if recurrence in ("compiled", "auto") else set())
+    # Masks: of the batch, of the encoder's input and of the controller's; on the way back of the
+    # latter, and of the losses.
+    expected = {"gru_forward": 4, "gru_backward": 4, "linear_forward": 1, "linear_backward": 1}
+    expected |= {"poisson_losses": 1, "poisson_gradient": 1, "poisson_sums": 1, "mask": 5}
+    called.pop("compress_inputs", None)
+    assert called == (expected if recurrence in ("compiled", "auto") else {})
 
 
 def test_a_step_is_the_same_however_it_is_run():
@@ -380,3 +387,47 @@ def test_a_step_is_the_same_however_it_is_run():
     assert log == pytest.approx(expected_log, rel=1e-10, nan_ok=True)
     for name, grad in grads.items():
         torch.testing.assert_close(grad, expected[name], rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("recurrence", ["plain", "torch", "compiled"])
+@pytest.mark.parametrize(
+    ("bins", "channels", "bins_recon", "channels_recon"),
+    [(8, 3, 10, 5), (7, 4, 10, 5), (8, 4, 9, 5), (8, 4, 10, 6), (8, 4, 12, 4)],
+)
+def test_data_of_other_sizes_than_the_model_are_refused(
+    bins, channels, bins_recon, channels_recon, recurrence
+):
+    model = tiny_model(recurrence=recurrence)
+    bare(model)
+    data = SessionBatch(torch.ones(4, bins, channels), torch.ones(4, bins_recon, channels_recon))
+    for step in (model.training_step, model.validation_step):
+        with pytest.raises((ValueError, RuntimeError)):
+            step({0: (data, ())}, 0)
+    if (bins, channels) != (8, 4):
+        message = rf"encodes 8 bins.* of 4 channels .* has {bins} bins of {channels} channels"
+        with pytest.raises(ValueError, match=message):
+            model(data)
+
+
+def test_a_model_in_half_precision_is_close_to_the_plain_one():
+    results = []
+    for recurrence in ("plain", "torch"):
+        torch.manual_seed(0)
+        model = tiny_model(recurrence=recurrence).eval().bfloat16()
+        data = SessionBatch(*(x.bfloat16() if x is not None else None for x in batch()))
+        results.append(model(data, output_means=False)[0].gen_states.float())
+    torch.testing.assert_close(results[1], results[0], atol=0.02, rtol=0.05)
+
+
+def test_a_reconstruction_may_change_its_parameters_in_place():
+    """Also those of large batches, which lie in memory that is used again."""
+
+    class Clamped(Poisson):
+        def compute_loss(self, data, output_params):
+            return super().compute_loss(data, output_params.clamp_(max=3.0)).mul_(1.0)
+
+    model = tiny_model(reconstruction=[Clamped()], recurrence="compiled")
+    bare(model)
+    data = SessionBatch(torch.ones(6000, 8, 4), torch.ones(6000, 10, 5))
+    model.training_step({0: (data, ())}, 0).backward()
+    assert model.readout[0].weight.grad.isfinite().all()

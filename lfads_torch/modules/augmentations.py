@@ -160,21 +160,7 @@ class CoordinatedDropout:
         if self.cd_rate == 0:
             return losses
         passed = _in_target(_note(self, batch), losses, self.ic_enc_seq_len)
-        return _PassGradients.apply(losses, passed)  # type: ignore[no-untyped-call, no-any-return]
-
-
-class _PassGradients(torch.autograd.Function):
-    """Losses as they are, but with gradients only where a mask says so."""
-
-    @staticmethod
-    def forward(ctx: Any, losses: Tensor, passed: Tensor) -> Tensor:
-        ctx.save_for_backward(passed)
-        return losses.view_as(losses)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
-        (passed,) = ctx.saved_tensors
-        return fused.masked(grad, passed), None
+        return fused.pass_gradients(losses, passed)
 
 
 class SelectiveBackpropThruTime:

@@ -30,7 +30,13 @@ from lfads_torch.recurrence.interface import (
     run_decoder,
     run_gru,
 )
-from lfads_torch.recurrence.pointwise import masked, poisson_losses, poisson_sums, running
+from lfads_torch.recurrence.pointwise import (
+    masked,
+    pass_gradients,
+    poisson_losses,
+    poisson_sums,
+    running,
+)
 from lfads_torch.recurrence.sequences import dropped, lagged
 
 __all__ = [
@@ -45,6 +51,7 @@ __all__ = [
     "location_scale",
     "masked",
     "mean_rates",
+    "pass_gradients",
     "poisson_losses",
     "poisson_sums",
     "run_decoder",

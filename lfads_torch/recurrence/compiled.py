@@ -40,34 +40,40 @@ def supports(tensor: Tensor) -> bool:
 def library() -> ctypes.CDLL | build.Unavailable:
     """Return the library, or why there is none (which is logged, once)."""
     try:
-        loaded = build.load()
-        _check(loaded)
-        return loaded
+        _check()
+        return _opened()
     except build.Unavailable as reason:
-        _log.warning("The recurrences run in PyTorch, not compiled: %s.", reason)
+        _log.warning("The model runs in PyTorch, not compiled: %s.", reason)
         return reason
 
 
-def _check(loaded: ctypes.CDLL) -> None:
+@cache
+def _opened() -> ctypes.CDLL:
+    return build.load()
+
+
+def _check() -> None:
     """Raise if what was built does not compute what it should."""
     generator = torch.Generator().manual_seed(0)
     shapes = [(2, 3, 2), (2, 4), (12, 2), (12, 4), (12,)]
     for dtype in _NAMES:
         args = GRUInputs(*(torch.randn(s, generator=generator, dtype=dtype) for s in shapes))
-        ours = _gru_forward(loaded, args, 5.0, False, True)
-        expected = eager.gru_forward(args, 5.0, False, True)
-        if not torch.allclose(ours.states, expected.states, rtol=1e-5, atol=1e-6):
-            raise build.Unavailable("what the compiler made computes wrong numbers")
+        x, counts = args.inputs, args.inputs.abs().round()
+        pairs = [
+            (
+                gru_forward(args, 5.0, False, True).states,
+                eager.gru_forward(args, 5.0, False, True).states,
+            ),
+            (linear_forward(x, args.weight_ih, args.bias), x @ args.weight_ih.t() + args.bias),
+            (poisson_losses(x, counts, False), x.exp() - counts * x),
+        ]
+        for ours, expected in pairs:
+            if not torch.allclose(ours, expected, rtol=1e-5, atol=1e-6):
+                raise build.Unavailable("what the compiler made computes wrong numbers")
 
 
 def gru_forward(args: GRUInputs, clip: float, reverse: bool, keep: bool) -> GRUTrace:
     """Run a gated recurrent unit over time."""
-    return _gru_forward(_library(), args, clip, reverse, keep)
-
-
-def _gru_forward(
-    loaded: ctypes.CDLL, args: GRUInputs, clip: float, reverse: bool, keep: bool
-) -> GRUTrace:
     inputs, h_0, weight_ih, weight_hh, bias = (_rows(x) for x in args)
     n_trials, n_bins, _ = inputs.shape
     states = empty((n_bins + 1, *h_0.shape), h_0)
@@ -75,10 +81,9 @@ def _gru_forward(
     n_gates = len(weight_hh)
     gates = empty((n_bins, n_trials, n_gates), h_0) if keep else h_0.new_empty(0)
     sizes = _gru_sizes(inputs, h_0, None, clip, reverse)
-    trace = GRUTrace(states, gates, *_without_zeros(loaded, sizes, inputs))
-    function = getattr(loaded, f"lfads_gru_forward_{_NAMES[h_0.dtype]}")
+    trace = GRUTrace(states, gates, *_without_zeros(sizes, inputs))
     tensors = inputs, weight_ih, weight_hh, bias, *trace[2:], states, gates
-    function(ctypes.byref(sizes), *map(_at, tensors))
+    _call("gru_forward", sizes, *tensors)
     return trace
 
 
@@ -113,7 +118,7 @@ _last: tuple[Any, int, tuple[Tensor | None, Tensor | None, Tensor | None]] | Non
 
 
 def _without_zeros(
-    loaded: ctypes.CDLL, sizes: Any, inputs: Tensor
+    sizes: Any, inputs: Tensor
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """Return ``first``, ``channel`` and ``value`` of a :class:`GRUTrace`."""
     global _last
@@ -122,15 +127,14 @@ def _without_zeros(
         return _last[2]
     name = _NAMES[inputs.dtype]
     first = torch.empty(sizes.bins * sizes.trials + 1, dtype=torch.int32)
-    count = getattr(loaded, f"lfads_count_inputs_{name}")
+    count = getattr(_opened(), f"lfads_count_inputs_{name}")
     count.restype = ctypes.c_int64
     n_values = count(ctypes.byref(sizes), _at(inputs), _at(first))
     result: tuple[Tensor | None, Tensor | None, Tensor | None] = (None, None, None)
     if n_values < _DENSE * inputs.numel() and n_values < 2**31:
         channel = torch.empty(n_values, dtype=torch.int32)
         value = torch.empty(n_values, dtype=inputs.dtype)
-        compress = getattr(loaded, f"lfads_compress_inputs_{name}")
-        compress(ctypes.byref(sizes), *map(_at, (inputs, first, channel, value)))
+        _call("compress_inputs", sizes, inputs, first, channel, value)
         result = first, channel, value
     _last = weakref.ref(inputs), version, result
     return result
@@ -159,7 +163,7 @@ def decoder_forward(args: DecoderInputs, draws: Draws, clip: float, keep: bool) 
         con_gates=new(n_bins if keep else 0, 3 * sizes.con),
     )
     arrays, _alive = _decoder_arrays(args, draws, trace)
-    function = getattr(_library(), f"lfads_decoder_forward_{_NAMES[args.ext.dtype]}")
+    function = getattr(_opened(), f"lfads_decoder_forward_{_NAMES[args.ext.dtype]}")
     function(ctypes.byref(sizes), ctypes.byref(arrays))
     return trace
 
@@ -192,7 +196,7 @@ def decoder_backward(
             gradients.bin[i], gradients.trial[i] = x.stride()[:2]
     for name, x in result._asdict().items():
         setattr(gradients, name, _at(x))
-    function = getattr(_library(), f"lfads_decoder_backward_{_NAMES[args.ext.dtype]}")
+    function = getattr(_opened(), f"lfads_decoder_backward_{_NAMES[args.ext.dtype]}")
     function(*map(ctypes.byref, (sizes, arrays, gradients)))
     return result
 
@@ -223,16 +227,21 @@ def linear_forward(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Return W x + b, (B, T, N), of x (B, T, D)."""
     x = _rows(x)
     outputs = empty((*x.shape[:2], len(weight)), x)
-    sizes = _linear_sizes(x, x, len(weight))
+    sizes = _linear_sizes(x, None, len(weight))
     _call("linear_forward", sizes, x, weight.contiguous(), bias.contiguous(), outputs)
     return outputs
 
 
-def linear_backward(grad: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the gradients of x, W and b, given that of W x + b."""
+def linear_backward(
+    grad: Tensor, x: Tensor, weight: Tensor, needs_x: bool, needs_parameters: bool
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Return the gradients of x, and of W and b, that are needed, given that of W x + b."""
     x = _rows(x)
-    grad_x = empty(x.transpose(0, 1).shape, x).transpose(0, 1)  # bin by bin, as the decoder reads
-    grad_weight, grad_bias = weight.new_empty(weight.shape), weight.new_empty(len(weight))
+    grad_x = grad_weight = grad_bias = None
+    if needs_x:  # bin after bin, as the decoder reads it
+        grad_x = empty(x.transpose(0, 1).shape, x).transpose(0, 1)
+    if needs_parameters:
+        grad_weight, grad_bias = weight.new_empty(weight.shape), weight.new_empty(len(weight))
     sizes = _linear_sizes(x, grad_x, len(weight))
     tensors = x, weight.contiguous(), grad.contiguous(), grad_x, grad_weight, grad_bias
     _call("linear_backward", sizes, *tensors)
@@ -273,7 +282,7 @@ def _call_poisson(
 ) -> None:
     sizes = _PoissonSizes(
         trials=len(counts),
-        samples=math.prod(counts.shape[1:]),
+        size=math.prod(counts.shape[1:]),
         stirling=stirling,
         threads=torch.get_num_threads(),
     )
@@ -313,7 +322,7 @@ _MaskSizes: Any = _structure(
     ("outer middle inner x_outer x_middle x_inner threads", _INT),
     ("scale", ctypes.c_double),
 )
-_PoissonSizes: Any = _structure("_PoissonSizes", ("trials samples stirling threads", _INT))
+_PoissonSizes: Any = _structure("_PoissonSizes", ("trials size stirling threads", _INT))
 _Arrays: Any = _structure(
     "_Arrays",
     ("ci ext con_ih con_hh con_bias co_weight co_bias gen_ih gen_hh gen_bias readout", _POINTER),
@@ -329,10 +338,9 @@ _Gradients: Any = _structure(
 )
 
 
-def _linear_sizes(x: Tensor, grad_x: Tensor, n_outputs: int) -> Any:
-    trials, bins, inputs = x.shape
-    strides = *x.stride()[:2], *grad_x.stride()[:2]
-    return _LinearSizes(trials, bins, inputs, n_outputs, *strides, torch.get_num_threads())
+def _linear_sizes(x: Tensor, grad_x: Tensor | None, n_outputs: int) -> Any:
+    strides = *x.stride()[:2], *((0, 0) if grad_x is None else grad_x.stride()[:2])
+    return _LinearSizes(*x.shape, n_outputs, *strides, torch.get_num_threads())
 
 
 def _gru_sizes(
@@ -413,12 +421,5 @@ def _at(tensor: Tensor | None) -> ctypes.c_void_p:
 def _call(name: str, sizes: Any, *tensors: Tensor | None) -> None:
     """Call a function for the type of the first tensor."""
     first: Any = tensors[0]
-    function = getattr(_library(), f"lfads_{name}_{_NAMES[first.dtype]}")
+    function = getattr(_opened(), f"lfads_{name}_{_NAMES[first.dtype]}")
     function(ctypes.byref(sizes), *map(_at, tensors))
-
-
-def _library() -> ctypes.CDLL:
-    loaded = library()
-    if isinstance(loaded, build.Unavailable):
-        raise loaded
-    return loaded

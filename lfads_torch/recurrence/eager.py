@@ -307,7 +307,9 @@ class _Unit:
         self.of_a_block = bins_of_buffer is not None
         self.weight_zr, self.weight_n = weight_hh[: 2 * size].t(), weight_hh[2 * size :].t()
         self.reset = torch.empty_like(self.states[0])
-        self.minus_one = h_0.new_full((), -1)
+        # Half precision would lose what lies near 0; elsewhere an operation more costs its launch.
+        by_sigmoid = utils.on_cpu(h_0) and h_0.dtype in (torch.float32, torch.float64)
+        self.minus_one = h_0.new_full((), -1) if by_sigmoid else None
 
     def enter(self, bins: slice) -> None:
         """Turn to a block of bins."""
@@ -334,7 +336,7 @@ class _Unit:
     def _tanh_(self, i: int) -> Tensor:
         """Turn what is projected to the candidate of bin i into the candidate."""
         n = self.n[i]
-        if not utils.on_cpu(n):
+        if self.minus_one is None:
             return n.addmm_(self.reset, self.weight_n).tanh_()
         # As 2 sigmoid(2 x) - 1, which takes PyTorch a quarter of the time of tanh(x).
         n.addmm_(self.reset, self.weight_n, beta=2, alpha=2).sigmoid_()

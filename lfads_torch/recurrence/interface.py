@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch._C._functorch import is_legacy_batchedtensor
+from torch.autograd import forward_ad
 from torch.nn.modules.module import _has_any_global_hook
 
 from lfads_torch.recurrence import build, compiled, eager
@@ -63,6 +65,7 @@ def choose(recurrence: str, *tensors: Tensor) -> ModuleType | None:
         or torch.jit.is_tracing()
         or torch.compiler.is_compiling()
         or torch._C._are_functorch_transforms_active()
+        or forward_ad._current_level >= 0
     ):
         return None
     if recurrence == "torch" or not compiled.supports(first):
@@ -135,7 +138,14 @@ def run_gru(
     -------
     tuple of Tensor
         The states (B, T, H) in the order of time, and the one that was computed last (B, H).
+
+    Raises
+    ------
+    ValueError
+        If a shape is not as it should be.
     """
+    _expect("inputs", inputs, (len(inputs), inputs.shape[1], cell.input_size))
+    _expect("h_0", h_0, (len(inputs), cell.hidden_size))
     args = GRUInputs(inputs, h_0, cell.weight_ih, cell.weight_hh, cell.bias_ih + cell.bias_hh)
     states, final = _GRU.apply(kernels, cell.clip_value, reverse, _is_recorded(args), *args)
     return states.transpose(0, 1), final
@@ -175,7 +185,22 @@ def run_decoder(
     -------
     tuple of Tensor
         Fields of :class:`~lfads_torch.modules.decoder.DecoderState` over time, (B, T, …).
+
+    Raises
+    ------
+    ValueError
+        If a shape is not as it should be.
     """
+    n_trials, n_bins, _ = ext_input.shape
+    n_gen, n_fac = cell.gen_cell.hidden_size, len(cell.fac_linear.weight)
+    n_co = cell.co_linear.out_features // 2 if cell.use_con else 0
+    _expect("ext_input", ext_input, (n_trials, n_bins, cell.gen_cell.input_size - n_co))
+    _expect("gen_0", gen_0, (n_trials, n_gen))
+    _expect("fac_0", fac_0, (n_trials, n_fac))
+    if cell.use_con:
+        _expect("con_0", con_0, (n_trials, cell.con_cell.hidden_size))
+        n_ci_trials = len(ci) if n_trials % max(len(ci), 1) == 0 else n_trials
+        _expect("ci", ci, (n_ci_trials, n_bins, cell.con_cell.input_size - n_fac))
     nothing = ext_input.new_empty(0)
     args = DecoderInputs(*[nothing] * len(DecoderInputs._fields))._replace(
         ext=cell.dropout(ext_input),
@@ -210,9 +235,9 @@ def run_decoder(
 def linear(module: nn.Module, recurrence: str, inputs: Tensor) -> Tensor:
     """Apply a module to inputs (B, T, D), compiled where that is chosen and it is a linear map."""
     if is_linear(module) and inputs.dim() == 3:
-        tensors: Any = inputs, module.weight, module.bias
-        if choose(recurrence, *tensors) is compiled:
-            return _Linear.apply(*tensors)  # type: ignore[no-untyped-call, no-any-return]
+        fits = inputs.shape[2] == module.in_features
+        if fits and choose(recurrence, inputs, *module.parameters()) is compiled:
+            return _Linear.apply(inputs, module.weight, module.bias)  # type: ignore[no-untyped-call, no-any-return]
     return module(inputs)  # type: ignore[no-any-return]
 
 
@@ -283,7 +308,7 @@ class _GRU(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_states: Tensor | None, grad_final: Tensor | None) -> Any:  # type: ignore[override]
-        _refuse_second_derivatives()
+        _refuse_second_derivatives(grad_states, grad_final)
         saved = ctx.saved_tensors
         n_args = len(GRUInputs._fields)
         grads = ctx.kernels.gru_backward(
@@ -323,7 +348,7 @@ class _Decoder(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> Any:  # type: ignore[override]
-        _refuse_second_derivatives()
+        _refuse_second_derivatives(*grads)
         saved = ctx.saved_tensors
         n_args = len(DecoderInputs._fields)
         needs_ci, needs_ext = ctx.needs_input_grad[4:6]
@@ -348,11 +373,18 @@ class _Linear(torch.autograd.Function):
         return compiled.linear_forward(x, weight, bias)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         x, weight = ctx.saved_tensors
-        if torch.is_grad_enabled():  # for second derivatives
-            return grad @ weight, grad.flatten(0, 1).t() @ x.flatten(0, 1), grad.sum((0, 1))
-        return compiled.linear_backward(grad, x, weight)
+        if must_be_differentiable(grad):
+            return grad @ weight, (grad.transpose(1, 2) @ x).sum(0), grad.sum((0, 1))
+        needs_x, *needs_parameters = ctx.needs_input_grad
+        return compiled.linear_backward(grad, x, weight, needs_x, any(needs_parameters))
+
+
+def _expect(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
+    """Raise a ValueError if a tensor has not the shape that the kernels rely on."""
+    if tensor.shape != shape:
+        raise ValueError(f"{name} must be of shape {shape}, but is of shape {tuple(tensor.shape)}.")
 
 
 def _is_recorded(args: Iterable[Tensor]) -> bool:
@@ -360,11 +392,20 @@ def _is_recorded(args: Iterable[Tensor]) -> bool:
     return torch.is_grad_enabled() and any(x.requires_grad for x in args)
 
 
-def _refuse_second_derivatives() -> None:
-    # Gradient mode is on in a backward pass only if that pass is to be differentiated.
-    if torch.is_grad_enabled():
+def must_be_differentiable(*grads: Tensor | None) -> bool:
+    """Return whether a backward pass is itself to be differentiated, or is of batched gradients."""
+    return (
+        torch.is_grad_enabled()
+        or torch._C._are_functorch_transforms_active()
+        or any(x is not None and is_legacy_batchedtensor(x) for x in grads)
+    )
+
+
+def _refuse_second_derivatives(*grads: Tensor | None) -> None:
+    if must_be_differentiable(*grads):
         raise RuntimeError(
-            "The fused recurrences have no second derivatives (create_graph=True): make the model "
-            "with recurrence='plain', LFADS(…, recurrence='plain') or "
+            "The fused recurrences have no second derivatives (create_graph=True) and no batched "
+            "ones (is_grads_batched=True): make the model with recurrence='plain', "
+            "LFADS(…, recurrence='plain') or "
             "LFADS.load_from_checkpoint(path, recurrence='plain')."
         )

@@ -51,7 +51,10 @@ def empty(shape: Sequence[int], like: Tensor) -> Tensor:
         return like.new_empty(tuple(shape))
     loan = _block(n_bytes).view(_Loan)
     start = -loan.ctypes.data % _ALIGNMENT
-    return torch.frombuffer(loan, dtype=like.dtype, count=count, offset=start).view(tuple(shape))
+    flat = torch.frombuffer(loan, dtype=like.dtype, count=count, offset=start)
+    # Not a view of the flat one, which autograd would not let be changed in place.
+    tensor: Tensor = torch.ops.aten._unsafe_view(flat, tuple(shape))
+    return tensor
 
 
 def _block(n_bytes: int) -> np.ndarray:

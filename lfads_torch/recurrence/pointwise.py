@@ -1,7 +1,7 @@
 """What is done to every element of large tensors, in one pass over them where it is compiled.
 
-The reconstruction, the augmentations and the metrics know nothing of the model's choice, so it is
-set for the length of a step by :func:`running`. Outside of that PyTorch runs.
+Reconstruction, augmentations, dropout and metrics know nothing of the model's choice, so it is set
+for the length of a training or validation step by :func:`running`. Outside of that PyTorch runs.
 """
 
 import math
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lfads_torch import utils
 from lfads_torch.recurrence import compiled
-from lfads_torch.recurrence.interface import choose
+from lfads_torch.recurrence.interface import choose, must_be_differentiable
 from lfads_torch.recurrence.memory import empty, pieces
 
 _choice = ContextVar("recurrence", default="torch")
@@ -50,7 +50,8 @@ def masked(x: Tensor, keep: Tensor, scale: float = 1.0) -> Tensor:
     """
     if torch._C._are_functorch_transforms_active():
         return x * keep * scale
-    return _Masked.apply(x, keep.view(torch.uint8), scale, _is_compiled(x))  # type: ignore[no-untyped-call, no-any-return]
+    is_compiled = x.dim() == 3 and x.shape == keep.shape and _is_compiled(x)
+    return _Masked.apply(x, keep.view(torch.uint8), scale, is_compiled)  # type: ignore[no-untyped-call, no-any-return]
 
 
 class _Masked(torch.autograd.Function):
@@ -58,20 +59,49 @@ class _Masked(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, keep: Tensor, scale: float, is_compiled: bool) -> Tensor:
         ctx.save_for_backward(keep)
         ctx.scale, ctx.is_compiled = scale, is_compiled
-        if is_compiled:
-            return compiled.masked(x, keep, scale)
-        result = empty(x.shape, x)
-        for out, part, mask in pieces(result, x, keep):
-            # Bytes become numbers faster than booleans, and a product is faster than a choice.
-            out.copy_(mask).mul_(part)
-            if scale != 1:
-                out.mul_(scale)
-        return result
+        return _masked(x, keep, scale, is_compiled)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
         (keep,) = ctx.saved_tensors
-        return _Masked.apply(grad, keep, ctx.scale, ctx.is_compiled), None, None, None  # type: ignore[no-untyped-call]
+        if must_be_differentiable(grad):
+            return grad * keep * ctx.scale, None, None, None
+        return _masked(grad, keep, ctx.scale, ctx.is_compiled), None, None, None
+
+
+def _masked(x: Tensor, keep: Tensor, scale: float, is_compiled: bool) -> Tensor:
+    if is_compiled:
+        return compiled.masked(x, keep, scale)
+    result = empty(x.shape, x)
+    for out, part, mask in pieces(result, x, keep):
+        # Bytes become numbers faster than booleans, and a product is faster than a choice.
+        out.copy_(mask).mul_(part)
+        if scale != 1:
+            out.mul_(scale)
+    return result
+
+
+def pass_gradients(x: Tensor, keep: Tensor) -> Tensor:
+    """Return x as it is, but with gradients only where the booleans ``keep`` say so."""
+    if torch._C._are_functorch_transforms_active():
+        return torch.where(keep, x, x.detach())
+    is_compiled = x.dim() == 3 and x.shape == keep.shape and _is_compiled(x)
+    return _PassGradients.apply(x, keep.view(torch.uint8), is_compiled)  # type: ignore[no-untyped-call, no-any-return]
+
+
+class _PassGradients(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, keep: Tensor, is_compiled: bool) -> Tensor:
+        ctx.save_for_backward(keep)
+        ctx.is_compiled = is_compiled
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        (keep,) = ctx.saved_tensors
+        if must_be_differentiable(grad):
+            return grad * keep, None, None
+        return _masked(grad, keep, 1.0, ctx.is_compiled), None, None
 
 
 def poisson_losses(log_rates: Tensor, counts: Tensor, stirling: bool) -> Tensor:
@@ -79,9 +109,24 @@ def poisson_losses(log_rates: Tensor, counts: Tensor, stirling: bool) -> Tensor:
 
     ``stirling`` adds Stirling's formula for log k! where k > 1, as
     :func:`torch.nn.functional.poisson_nll_loss` with ``full=True``.
+
+    Raises
+    ------
+    ValueError
+        If there are not as many log rates as counts.
     """
+    _check_shapes(log_rates, counts)
     is_compiled = _is_compiled(log_rates, counts)
     return _PoissonLosses.apply(log_rates, counts, stirling, is_compiled)  # type: ignore[no-untyped-call, no-any-return]
+
+
+def _check_shapes(log_rates: Tensor, counts: Tensor) -> None:
+    if log_rates.shape != counts.shape:
+        raise ValueError(
+            f"There are log rates of shape {tuple(log_rates.shape)} for counts of shape "
+            f"{tuple(counts.shape)} (trials, bins, channels): make model.recon_seq_len and "
+            f"model.readout fit recon_data."
+        )
 
 
 class _PoissonLosses(torch.autograd.Function):
@@ -101,7 +146,7 @@ class _PoissonLosses(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
         log_rates, counts = ctx.saved_tensors
-        if torch.is_grad_enabled():  # for second derivatives
+        if must_be_differentiable(grad):
             return (torch.exp(log_rates) - counts) * grad, None, None, None
         if ctx.is_compiled:
             return compiled.poisson_gradient(log_rates, counts, grad), None, None, None
@@ -128,7 +173,13 @@ def poisson_sums(log_rates: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
     """Return the sums over trials of counts k (B, …) and of exp(x) - k x, with log rates x.
 
     They are NaN where a trial's count is.
+
+    Raises
+    ------
+    ValueError
+        If there are not as many log rates as counts.
     """
+    _check_shapes(log_rates, counts)
     if log_rates.requires_grad and torch.is_grad_enabled():
         losses = torch.exp(log_rates).addcmul(log_rates, counts, value=-1)
     elif _is_compiled(log_rates, counts):

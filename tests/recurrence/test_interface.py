@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.autograd import forward_ad
 from torch.distributions import Normal
 
 from lfads_torch import recurrence
@@ -646,3 +647,67 @@ def test_other_modules_than_linear_maps_are_called(monkeypatch):
     x = x.float()
     torch.testing.assert_close(recurrence.linear(scaled, "compiled", x), scaled(x))
     assert calls
+
+
+@pytest.mark.parametrize("frozen", [("x",), ("weight", "bias"), ("bias",)])
+def test_frozen_parts_of_a_linear_map(frozen):
+    module = nn.Linear(3, 4)
+    tensors = {"x": torch.randn(2, 5, 3), **dict(module.named_parameters())}
+    for name, tensor in tensors.items():
+        tensor.requires_grad_(name not in frozen)
+    y = recurrence.linear(module, "compiled", tensors["x"])
+    y.square().sum().backward()
+    for name, tensor in tensors.items():
+        assert (tensor.grad is None) == (name in frozen)
+    trained = [tensor for name, tensor in tensors.items() if name not in frozen]
+    expected = torch.autograd.grad(module(tensors["x"]).square().sum(), trained)
+    torch.testing.assert_close([tensor.grad for tensor in trained], list(expected))
+
+
+def test_batched_and_forward_derivatives_of_a_linear_map():
+    module = nn.Linear(3, 4).double()
+    x = torch.randn(2, 5, 3, dtype=torch.float64, requires_grad=True)
+    y, expected = recurrence.linear(module, "compiled", x), module(x)
+    outer = torch.randn(6, 2, 5, 4, dtype=torch.float64)
+    inputs = [x, *module.parameters()]
+    results = [
+        torch.autograd.grad(out, inputs, outer, is_grads_batched=True) for out in (y, expected)
+    ]
+    torch.testing.assert_close(*results)
+    with forward_ad.dual_level():
+        dual = forward_ad.make_dual(x.detach(), torch.ones_like(x))
+        tangents = [
+            forward_ad.unpack_dual(out).tangent
+            for out in (recurrence.linear(module, "compiled", dual), module(dual))
+        ]
+    torch.testing.assert_close(*tangents)
+
+
+@implementations
+def test_sizes_that_do_not_fit_are_refused(name):
+    kernels = KERNELS[name]
+    cell = ClippedGRUCell(3, 4)
+    with pytest.raises(ValueError, match=r"inputs must be of shape \(2, 5, 3\)"):
+        recurrence.run_gru(cell, kernels, torch.zeros(2, 5, 7), torch.zeros(2, 4))
+    with pytest.raises(ValueError, match=r"h_0 must be of shape \(2, 4\)"):
+        recurrence.run_gru(cell, kernels, torch.zeros(2, 5, 3), torch.zeros(1, 4))
+    decoder = DecoderCell(
+        ext_input_dim=1, ci_enc_dim=2, con_dim=3, co_dim=2, gen_dim=5, fac_dim=4,
+        dropout_rate=0.0, cell_clip=5.0, use_con=True,
+    )  # fmt: skip
+    right = [(6, 7, 4), (6, 7, 1), (6, 5), (6, 3), (6, 4)]
+    names = ["ci", "ext_input", "gen_0", "con_0", "fac_0"]
+
+    def run(*shapes):
+        return recurrence.run_decoder(decoder, kernels, *map(torch.zeros, shapes), None)
+
+    run(*right)
+    with torch.no_grad():
+        run((3, 7, 4), *right[1:])
+    for i, shape in enumerate([(6, 8, 4), (6, 7, 2), (6, 4), (5, 3), (6, 5)]):
+        with pytest.raises(ValueError, match=f"{names[i]} must be of shape"):
+            run(*right[:i], shape, *right[i + 1 :])
+    with pytest.raises(ValueError, match="ci must be of shape"):
+        run((4, 7, 4), *right[1:])
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        recurrence.linear(nn.Linear(4, 5), name, torch.zeros(2, 3, 6))

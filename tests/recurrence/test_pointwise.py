@@ -74,6 +74,49 @@ def test_masked_has_derivatives_of_any_order(name):
     torch.testing.assert_close(by_transform(x, keep), x * keep)
 
 
+@implementations
+def test_gradients_pass_where_they_should(name):
+    x = torch.randn(3, 2, 4, dtype=torch.float64, requires_grad=True)
+    keep = torch.rand(3, 2, 4) < 0.5
+    weights = torch.randn(3, 2, 4, dtype=torch.float64)
+    with recurrence.running(name):
+        y = recurrence.pass_gradients(x, keep)
+    assert torch.equal(y, x)
+    (grad,) = torch.autograd.grad((y * weights).sum(), x, create_graph=True)
+    torch.testing.assert_close(grad, weights * keep)
+    square = torch.func.grad(lambda x: recurrence.pass_gradients(x, keep).square().sum())(x)
+    torch.testing.assert_close(square, 2 * x * keep)
+
+
+@implementations
+def test_shapes_that_differ(name):
+    """Nothing is read from where nothing is."""
+    x = torch.ones(2, 3, 4, requires_grad=True)
+    with recurrence.running(name):
+        for shape in [(2, 3, 5), (2, 4, 4), (2, 3)]:
+            with pytest.raises(RuntimeError):
+                recurrence.masked(x, torch.ones(shape) > 0)
+            with pytest.raises(ValueError, match=r"shape \(2, 3, 4\) for counts of shape \(2,"):
+                recurrence.poisson_losses(x, torch.ones(shape), True)
+            with pytest.raises(ValueError, match="for counts of shape"):
+                recurrence.poisson_sums(x.detach(), torch.ones(shape))
+        flat = recurrence.masked(x.flatten(), torch.ones(24) > 0, 2.0)
+    assert torch.equal(flat, 2 * torch.ones(24))
+
+
+@implementations
+def test_batched_gradients(name):
+    x = torch.randn(3, 2, 4, dtype=torch.float64, requires_grad=True)
+    keep = torch.rand(3, 2, 4) < 0.5
+    outer = torch.randn(5, 3, 2, 4, dtype=torch.float64)
+    with recurrence.running(name):
+        losses = recurrence.poisson_losses(recurrence.masked(x, keep), x.detach().abs(), True)
+        losses = recurrence.pass_gradients(losses, keep)
+    (batched,) = torch.autograd.grad(losses, x, outer, True, is_grads_batched=True)
+    for grad, one in zip(batched, outer, strict=True):
+        torch.testing.assert_close(grad, torch.autograd.grad(losses, x, one, True)[0])
+
+
 # ------------------------------------------------------------------ Poisson
 
 
@@ -149,7 +192,7 @@ def test_poisson_losses_have_second_derivatives(name):
 # ------------------------------------------------------------------ the choice
 
 
-def test_pytorch_runs_outside_of_a_model(monkeypatch):
+def test_pytorch_runs_outside_of_a_model():
     x = torch.zeros(1)
     assert not pointwise._is_compiled(x)
     with recurrence.running("compiled"):

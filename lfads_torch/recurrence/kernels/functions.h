@@ -15,7 +15,7 @@ static inline float small_expm1(float r) {
   return p * r * r + r;
 }
 
-// x = k ln(2) + r. Returns r and 2^k, for |x| < 87; ln(2) is taken in two parts so that k ln(2) is
+// x = k ln(2) + r. Returns r and 2^k, for |x| <= 88; ln(2) is taken in two parts so that k ln(2) is
 // subtracted without error (Cody & Waite 1980).
 static inline float reduce(float x, float& power) {
   const float k = __builtin_rintf(x * 1.44269504f);

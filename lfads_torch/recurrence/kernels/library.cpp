@@ -74,7 +74,7 @@ int lfads_threaded() {
     linear_backward<TYPE>(*s, x, weight, grad, grad_x, grad_weight, grad_bias);                   \
   }                                                                                               \
   void lfads_mask_##NAME(const MaskSizes* s, const TYPE* x, const uint8_t* keep, TYPE* out) {     \
-    mask<TYPE>(*s, x, keep, out);                                                                 \
+    masked_tensor<TYPE>(*s, x, keep, out);                                                                 \
   }                                                                                               \
   void lfads_poisson_losses_##NAME(const PoissonSizes* s, const TYPE* log_rates,                  \
                                    const TYPE* counts, TYPE* losses) {                            \

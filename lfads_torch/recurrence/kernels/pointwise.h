@@ -17,7 +17,7 @@ struct MaskSizes {
 
 // out = x * keep * scale.
 template <class T>
-static void mask(const MaskSizes& s, const T* x, const uint8_t* keep, T* out) {
+static void masked_tensor(const MaskSizes& s, const T* x, const uint8_t* keep, T* out) {
   const T scale = T(s.scale);
   divide(s.outer, int(s.threads), [&](Index first, Index rows, Index) {
     for (Index i = first; i < first + rows; i++)
@@ -34,7 +34,7 @@ static void mask(const MaskSizes& s, const T* x, const uint8_t* keep, T* out) {
 }
 
 struct PoissonSizes {
-  Index trials, samples;  // samples of a trial
+  Index trials, size;  // elements of a trial
   int64_t stirling, threads;
 };
 
@@ -61,8 +61,8 @@ static void poisson_losses(const PoissonSizes& s, const T* log_rates, const T* c
   const Index group = 64;  // are looked at together for counts above 1, of which there are few
   const LogFactorial<T> log_factorial;
   divide(s.trials, int(s.threads), [&](Index first, Index trials, Index) {
-    const Index end = (first + trials) * s.samples;
-    for (Index i = first * s.samples; i < end; i += group) {
+    const Index end = (first + trials) * s.size;
+    for (Index i = first * s.size; i < end; i += group) {
       const Index n = std::min(group, end - i);
       const T *x = log_rates + i, *k = counts + i;
       T* __restrict__ loss = losses + i;
@@ -83,7 +83,7 @@ template <class T>
 static void poisson_gradient(const PoissonSizes& s, const T* log_rates, const T* counts,
                              const T* outer, T* grads) {
   divide(s.trials, int(s.threads), [&](Index first, Index trials, Index) {
-    const Index start = first * s.samples, n = trials * s.samples;
+    const Index start = first * s.size, n = trials * s.size;
     const T *x = log_rates + start, *k = counts + start, *g = outer + start;
     T* __restrict__ to = grads + start;
     for (Index j = 0; j < n; j++) to[j] = (exponential(x[j]) - k[j]) * g[j];
@@ -96,16 +96,16 @@ template <class T>
 static void poisson_sums(const PoissonSizes& s, const T* log_rates, const T* counts, T* sum_counts,
                          T* sum_losses) {
   const Index width = 512, group = 16;
-  divide((s.samples + width - 1) / width, int(s.threads), [&](Index first, Index blocks, Index) {
+  divide((s.size + width - 1) / width, int(s.threads), [&](Index first, Index blocks, Index) {
     for (Index block = first; block < first + blocks; block++) {
-      const Index start = block * width, n = std::min(width, s.samples - start);
+      const Index start = block * width, n = std::min(width, s.size - start);
       T *all_counts = sum_counts + start, *all_losses = sum_losses + start;
       std::fill(all_counts, all_counts + n, T(0));
       std::fill(all_losses, all_losses + n, T(0));
       for (Index b = 0; b < s.trials; b += group) {
         T some_counts[width] = {}, some_losses[width] = {};
         for (Index i = b; i < std::min(b + group, s.trials); i++) {
-          const T *x = log_rates + i * s.samples + start, *k = counts + i * s.samples + start;
+          const T *x = log_rates + i * s.size + start, *k = counts + i * s.size + start;
           for (Index j = 0; j < n; j++) {
             some_counts[j] += k[j];
             some_losses[j] += exponential(x[j]) - k[j] * x[j];

@@ -61,27 +61,31 @@ static void linear_forward(const LinearSizes& s, const T* x, const T* weight, co
   });
 }
 
-// From the gradient of y (B, T, N), dense, to those of x, W and b.
+// From the gradient of y (B, T, N), dense, to those of x, and of W and b; where these are null they
+// are left out.
 template <class T>
 static void linear_backward(const LinearSizes& s, const T* x, const T* weight, const T* grad,
                             T* grad_x, T* grad_weight, T* grad_bias) {
   const Index n = s.outputs, d = s.inputs;
-  const Factor<T> to_inputs(n, d, weight, d, false);
+  const Factor<T> to_inputs(grad_x ? n : 0, d, weight, d, false);
   const Index chunks = n_chunks(s.trials, int(s.threads));
   Sums<T> sums_weight(chunks, n * d), sums_bias(chunks, n);
   divide(s.trials, int(s.threads), [&](Index first, Index trials, Index chunk) {
     Scratch scratch;
     T* dense = scratch.take<T>(s.bins * d);
-    T *own_weight = sums_weight.of(chunk), *own_bias = sums_bias.of(chunk);
+    T* own_weight = grad_weight ? sums_weight.of(chunk) : nullptr;
+    T* own_bias = grad_weight ? sums_bias.of(chunk) : nullptr;
     for (Index trial = first; trial < first + trials; trial++) {
       const T* g = grad + trial * s.bins * n;
-      to_inputs.multiply(s.bins, g, n, false, grad_x + trial * s.grad_trial, s.grad_bin);
+      if (grad_x) to_inputs.multiply(s.bins, g, n, false, grad_x + trial * s.grad_trial, s.grad_bin);
+      if (!grad_weight) continue;
       copy_rows(s.bins, d, x + trial * s.x_trial, s.x_bin, dense, d);
       add_outer(n, d, s.bins, g, n, dense, d, own_weight, d);
       for (Index t = 0; t < s.bins; t++)
         for (Index j = 0; j < n; j++) own_bias[j] += g[t * n + j];
     }
   });
+  if (!grad_weight) return;
   sums_weight.add_up(grad_weight);
   sums_bias.add_up(grad_bias);
 }
