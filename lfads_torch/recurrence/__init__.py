@@ -14,6 +14,9 @@ numbers.
   take PyTorch;
 - ``plain``: the cells, step by step: slow, but differentiable any number of times.
 
+What a step does to whole tensors before and after the recurrences follows the same choice
+(:mod:`.pointwise`, :mod:`.masks`, :mod:`.sequences`).
+
 What is not exactly the parts of this library (a cell of the user's own, a hook, autocast, a
 transform of :mod:`torch.func`) runs step by step without being asked to.
 """

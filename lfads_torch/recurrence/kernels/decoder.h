@@ -168,7 +168,7 @@ static void decoder_backward(const DecoderSizes& s, const DecoderArrays<T>& a,
       T* dg = gen_grads + at * g3;
       gen.back(rows, a.gen_gates + row * g3, a.gen_states + row * s.gen, carry_g, dg,
                gen_olds + at * s.gen, gen_resets + at * s.gen, grad_reset, own_gen_bias);
-      std::memcpy(gen_ins + at * n_in, a.gen_inputs + row * n_in, size_t(rows * n_in) * sizeof(T));
+      copy_rows(rows, n_in, a.gen_inputs + row * n_in, n_in, gen_ins + at * n_in, n_in);
       if (use_con || d.ext) {
         to_gen_in.multiply(rows, dg, g3, false, grad_in, n_in);
         add_rows(rows, n_in, outer(GEN_INPUTS, t), d.trial[GEN_INPUTS], grad_in);

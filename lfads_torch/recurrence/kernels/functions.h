@@ -21,7 +21,7 @@ static inline float reduce(float x, float& power) {
   const float k = __builtin_rintf(x * 1.44269504f);
   float r = x - k * 0.693359375f;
   r = r + k * 2.12194440e-4f;
-  const int32_t bits = (int32_t(k) + 127) << 23;
+  const int32_t bits = (int32_t(k < 128.f ? k : 128.f) + 127) << 23;  // also where x is NaN
   __builtin_memcpy(&power, &bits, sizeof bits);
   return r;
 }

@@ -109,6 +109,7 @@ static void add_rows(Index rows, Index n, const T* from, Index ld, T* to) {
 
 template <class T>
 static void copy_rows(Index rows, Index n, const T* from, Index from_ld, T* to, Index to_ld) {
+  if (n == 0) return;
   for (Index i = 0; i < rows; i++)
     std::memcpy(to + i * to_ld, from + i * from_ld, size_t(n) * sizeof(T));
 }
