@@ -25,13 +25,21 @@ def dtype(request):
     torch.set_default_dtype(before)
 
 
-@pytest.fixture(params=["plain", "torch", "compiled", "elsewhere"])
+@pytest.fixture(params=["plain", "torch", "compiled", "elsewhere", "cuda"])
 def recurrence(request, monkeypatch):
-    """The implementation of the recurrences; "elsewhere" takes the way of other devices."""
+    """The implementation of the recurrences.
+
+    "elsewhere" takes the way of other devices on a CPU, "cuda" runs on a GPU that is not hidden
+    (``CUDA_VISIBLE_DEVICES=0 make test``).
+    """
     if request.param == "elsewhere":
         monkeypatch.setattr(utils, "on_cpu", lambda x: False)
-        return "auto"
-    return request.param
+    if request.param == "cuda":
+        if not torch.cuda.is_available():
+            pytest.skip("there is no GPU, or it is hidden")
+        torch.set_default_device("cuda")
+    yield "auto" if request.param in ("elsewhere", "cuda") else request.param
+    torch.set_default_device(None)
 
 
 def load_case(name, recurrence, monkeypatch):
@@ -58,7 +66,7 @@ def batch_of(figures, prefix="in/"):
 
 def assert_close(actual, expected, dtype, scale=1.0):
     """Compare relative to the largest expected value, as sums of cancelling terms are."""
-    actual = np.asarray(torch.as_tensor(actual).detach().double())
+    actual = np.asarray(torch.as_tensor(actual).detach().double().cpu())
     assert actual.shape == expected.shape
     np.testing.assert_array_equal(np.isnan(actual), np.isnan(expected))
     tolerance = TOLERANCES[dtype] * scale

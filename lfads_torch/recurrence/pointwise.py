@@ -50,8 +50,12 @@ def masked(x: Tensor, keep: Tensor, scale: float = 1.0) -> Tensor:
     """
     if torch._C._are_functorch_transforms_active():
         return x * keep * scale
-    is_compiled = x.dim() == 3 and x.shape == keep.shape and _is_compiled(x)
-    return _Masked.apply(x, keep.view(torch.uint8), scale, is_compiled)  # type: ignore[no-untyped-call, no-any-return]
+    return _Masked.apply(x, keep.view(torch.uint8), scale, _fits(x, keep))  # type: ignore[no-untyped-call, no-any-return]
+
+
+def _fits(x: Tensor, keep: Tensor) -> bool:
+    """Return whether what is compiled can mask x."""
+    return x.dim() == 3 and x.shape == keep.shape and _is_compiled(x)
 
 
 class _Masked(torch.autograd.Function):
@@ -85,8 +89,7 @@ def pass_gradients(x: Tensor, keep: Tensor) -> Tensor:
     """Return x as it is, but with gradients only where the booleans ``keep`` say so."""
     if torch._C._are_functorch_transforms_active():
         return torch.where(keep, x, x.detach())
-    is_compiled = x.dim() == 3 and x.shape == keep.shape and _is_compiled(x)
-    return _PassGradients.apply(x, keep.view(torch.uint8), is_compiled)  # type: ignore[no-untyped-call, no-any-return]
+    return _PassGradients.apply(x, keep.view(torch.uint8), _fits(x, keep))  # type: ignore[no-untyped-call, no-any-return]
 
 
 class _PassGradients(torch.autograd.Function):
