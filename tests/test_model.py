@@ -409,16 +409,6 @@ def test_data_of_other_sizes_than_the_model_are_refused(
             model(data)
 
 
-def test_a_model_in_half_precision_is_close_to_the_plain_one():
-    results = []
-    for recurrence in ("plain", "torch"):
-        torch.manual_seed(0)
-        model = tiny_model(recurrence=recurrence).eval().bfloat16()
-        data = SessionBatch(*(x.bfloat16() if x is not None else None for x in batch()))
-        results.append(model(data, output_means=False)[0].gen_states.float())
-    torch.testing.assert_close(results[1], results[0], atol=0.02, rtol=0.05)
-
-
 def test_a_reconstruction_may_change_its_parameters_in_place():
     """Also those of large batches, which lie in memory that is used again."""
 

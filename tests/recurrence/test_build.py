@@ -161,6 +161,6 @@ def test_processors_of_other_kinds(options, fresh, monkeypatch):
     test_interface.test_decoder(name="compiled")
     test_interface.test_compiled_linear_map()
     test_pointwise.test_masked(name="compiled")
-    test_pointwise.test_poisson_losses(name="compiled")
+    test_pointwise.test_poisson_losses(name="compiled", kind="spikes", stirling=True)
     test_interface.test_many_trials_and_threads(2, dense=False)
     test_interface.test_many_trials_and_threads(1, dense=True)

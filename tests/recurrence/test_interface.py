@@ -153,6 +153,15 @@ def test_a_gradient_passes_at_exactly_the_clip_and_not_beyond(name):
         torch.testing.assert_close(h_0.grad, expected)
 
 
+def test_half_precision_keeps_small_candidates():
+    gru = ClippedGRU(1, 4, recurrence="torch")
+    with torch.no_grad():
+        gru.cell.bias_ih.copy_(torch.tensor([-30.0] * 4 + [0.0] * 4 + [1e-3, -2e-3, 3e-3, 0.5]))
+    states, _ = gru.bfloat16()(torch.zeros(1, 1, 1).bfloat16(), torch.zeros(1, 4).bfloat16())
+    expected = torch.tensor([1e-3, -2e-3, 3e-3, 0.5]).tanh()
+    torch.testing.assert_close(states[0, 0].float(), expected, rtol=0.01, atol=0)
+
+
 # ------------------------------------------------------------------ decoder
 
 
