@@ -220,23 +220,10 @@ class LFADS(pl.LightningModule):
     def encode(self, batch: Mapping[int, SessionBatch]) -> Encoding:
         """Encode the trials of all sessions together, each through its own read-in."""
         data = _concatenated([self.readin[s](b.encod_data) for s, b in batch.items()])
-        self._check_input(data)
         ic_mean, ic_std, ci = self.encoder(data)
         ext_input = _concatenated([self._ext_input(s, b) for s, b in batch.items()])
         n_trials = {session: len(b.encod_data) for session, b in batch.items()}
         return Encoding(ic_mean, ic_std, ci, ext_input, n_trials)
-
-    def _check_input(self, data: Tensor) -> None:
-        """Raise a ValueError if what the read-ins give is not what the encoder was made for."""
-        hps = self.hparams
-        expected = (hps.encod_seq_len, hps.encod_data_dim)
-        if data.shape[1:] != expected:
-            raise ValueError(
-                f"The model encodes {expected[0]} bins (model.encod_seq_len) of {expected[1]} "
-                f"channels (model.encod_data_dim), but behind its read-in a batch has "
-                f"{data.shape[1]} bins of {data.shape[2]} channels: set these to what "
-                f"encod_data and model.readin give."
-            )
 
     def _ext_input(self, session: int, batch: SessionBatch) -> Tensor:
         """Return external inputs (B, T_rec, ext_input_dim), zero outside of bins T_ic … T_enc."""

@@ -421,3 +421,21 @@ def test_a_reconstruction_may_change_its_parameters_in_place():
     data = SessionBatch(torch.ones(6000, 8, 4), torch.ones(6000, 10, 5))
     model.training_step({0: (data, ())}, 0).backward()
     assert model.readout[0].weight.grad.isfinite().all()
+
+
+def test_an_encoder_of_ones_own_may_take_data_of_other_sizes():
+    class Padded(nn.Module):
+        def __init__(self, encoder):
+            super().__init__()
+            self.encoder = encoder
+
+        def forward(self, data):
+            return self.encoder(nn.functional.pad(data, (0, 1)))
+
+    model = tiny_model().eval()
+    data = batch()
+    fewer = data._replace(encod_data=data.encod_data[:, :, :3])
+    with pytest.raises(ValueError, match="has 8 bins of 3 channels"):
+        model(fewer)
+    model.encoder = Padded(model.encoder)
+    assert model(fewer)[0].factors.shape == (4, 10, 3)

@@ -56,6 +56,7 @@ class Encoder(nn.Module):
         recurrence: str = "auto",
     ) -> None:
         super().__init__()
+        self.encod_data_dim = encod_data_dim
         self.encod_seq_len = encod_seq_len
         self.recon_seq_len = recon_seq_len
         self.ic_enc_seq_len = ic_enc_seq_len
@@ -77,7 +78,13 @@ class Encoder(nn.Module):
         Returns the mean and standard deviation of the initial condition's posterior, each
         (B, ic_dim), and the controller inputs (B, T_rec, 2 ci_enc_dim); the latter have no
         channels without a controller.
+
+        Raises
+        ------
+        ValueError
+            If the data have other bins or channels.
         """
+        self._check(data)
         data = self.dropout(data)
         n_trials, t_ic = len(data), self.ic_enc_seq_len
         ic_data, ci_data = (data[:, :t_ic], data[:, t_ic:]) if t_ic else (data, data)
@@ -94,6 +101,15 @@ class Encoder(nn.Module):
         n_behind = self.recon_seq_len - self.encod_seq_len
         ci = fused.lagged(forward, backward, self.ci_lag, before=t_ic, behind=n_behind)
         return ic_mean, ic_std, ci
+
+    def _check(self, data: Tensor) -> None:
+        n_bins, n_channels = self.encod_seq_len, self.encod_data_dim
+        if data.shape[1:] != (n_bins, n_channels):
+            raise ValueError(
+                f"The model encodes {n_bins} bins (model.encod_seq_len) of {n_channels} channels "
+                f"(model.encod_data_dim), but behind its read-in a batch has {data.shape[1]} bins "
+                f"of {data.shape[2]} channels: set these to what encod_data and model.readin give."
+            )
 
     def recurrent_weights(self) -> dict[str, list[Tensor]]:
         """Return the matrices that ``l2_ic_enc_scale`` and ``l2_ci_enc_scale`` penalise."""
