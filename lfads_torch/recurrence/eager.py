@@ -338,7 +338,7 @@ class _Unit:
         n = self.n[i]
         if self.minus_one is None:
             return n.addmm_(self.reset, self.weight_n).tanh_()
-        # As 2 sigmoid(2 x) - 1, which takes PyTorch a quarter of the time of tanh(x).
+        # As 2 sigmoid(2 x) - 1, which takes PyTorch a fraction of the time of tanh(x).
         n.addmm_(self.reset, self.weight_n, beta=2, alpha=2).sigmoid_()
         return torch.add(self.minus_one, n, alpha=2, out=n)
 
