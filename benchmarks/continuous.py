@@ -33,9 +33,9 @@ from sklearn.metrics import r2_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from lfads_torch.chopping import Chop, chop_file, continuous_path, merge, read_recording
-from lfads_torch.plots import COLOURS, save_figure
-from lfads_torch.runs import read_summary, resume_single, run_single
+from lfads_torch.analysis.figures import COLOURS, save_figure
+from lfads_torch.data.windows import Chop, chop_file, continuous_path, merge, read_recording
+from lfads_torch.running.run_folder import read_summary, resume_single, run_single
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -30,10 +30,10 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d
 from sklearn.linear_model import Ridge
 
-from lfads_torch.alignment import align_files
-from lfads_torch.plots import COLOURS, save_figure
-from lfads_torch.runs import read_summary, resume_single, run_single
-from lfads_torch.synthetic import multisession_chaotic_rnn, write_sessions
+from lfads_torch.analysis.figures import COLOURS, save_figure
+from lfads_torch.data.alignment import align_files
+from lfads_torch.datasets.synthetic import multisession_chaotic_rnn, write_sessions
+from lfads_torch.running.run_folder import read_summary, resume_single, run_single
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

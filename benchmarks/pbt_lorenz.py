@@ -33,12 +33,12 @@ import h5py
 import numpy as np
 import torch
 
-from lfads_torch.extensions.tune import HyperParam
+from lfads_torch.datasets.synthetic import lorenz, write_h5
 from lfads_torch.metrics import r2_score, regional_bits_per_spike
-from lfads_torch.post_run.pbt import read_history
-from lfads_torch.runs import read_summary
-from lfads_torch.sweeps import BEST_MODEL, resume_sweep, run_sweep
-from lfads_torch.synthetic import lorenz, write_h5
+from lfads_torch.running.run_folder import read_summary
+from lfads_torch.sweeps.history import read_history
+from lfads_torch.sweeps.search import BEST_MODEL, resume_sweep, run_sweep
+from lfads_torch.sweeps.tournament import HyperParam
 
 PBT, RANDOM = "population-based training", "random search"
 SCORES = {"co_bps": "held-out bits/spike", "r2": "R² to true rates", "loss": "valid/recon_smth"}

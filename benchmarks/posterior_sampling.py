@@ -20,9 +20,9 @@ from collections.abc import Callable
 import torch
 from omegaconf import OmegaConf
 
-from lfads_torch.config import packaged_configs
 from lfads_torch.model import LFADS
-from lfads_torch.post_run.analysis import _Sampling
+from lfads_torch.running.compose import packaged_configs
+from lfads_torch.running.sampling import _Sampling
 from lfads_torch.tuples import SessionBatch
 
 MODELS = ("mc_maze", "mc_maze_small", "mc_maze_large")

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import torch
 from step import IMPLEMENTATIONS, measure_time
 
-from lfads_torch.plots import COLOURS, save_figure
+from lfads_torch.analysis.figures import COLOURS, save_figure
 
 MODEL = "nlb_mc_maze_small"
 BASE = {"bins": 140, "trials": 64, "neurons": 100}

@@ -32,8 +32,8 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from lfads_torch.config import packaged_configs, register_resolvers
 from lfads_torch.model import LFADS
+from lfads_torch.running.compose import packaged_configs, register_resolvers
 from lfads_torch.tuples import SessionBatch
 
 MODELS = ("nlb_mc_maze", "nlb_mc_maze_small", "nlb_mc_maze_large")

@@ -24,10 +24,10 @@ import h5py
 import numpy as np
 import torch
 
-from lfads_torch.config import compose
 from lfads_torch.model import LFADS
-from lfads_torch.run_model import build, fit
-from lfads_torch.runs import working_in
+from lfads_torch.running.compose import compose
+from lfads_torch.running.run_folder import working_in
+from lfads_torch.running.training import build, fit
 
 SIZES = {"train": 1720, "valid": 574}
 N_STEPS = SIZES["train"] // 256

@@ -72,12 +72,14 @@ def find_session_files(datafile_pattern: str | Path) -> list[Path]:
 def _how_to_get(path: Path) -> str:
     for name in ("lorenz", "chaotic_rnn"):
         if path.name.startswith(name):
-            return f"Generate it: python -m lfads_torch.synthetic {name} --output " + shlex.quote(
-                str(path)
+            return (
+                f"Generate it: python -m lfads_torch.datasets.synthetic {name} --output "
+                + shlex.quote(str(path))
             )
     if path.name.startswith("sess") and path.parent.name == "multisession":
-        return "Generate it: python -m lfads_torch.synthetic multisession --output " + shlex.quote(
-            str(path.parent)
+        return (
+            "Generate it: python -m lfads_torch.datasets.synthetic multisession --output "
+            + shlex.quote(str(path.parent))
         )
     sets = fnmatch.filter(DANDI, path.name.split("-")[0])
     if sets:

@@ -36,8 +36,8 @@ def main() -> int:
     )
     args = parser.parse_intermixed_args()
 
-    from lfads_torch.command_line import split_run_dir
-    from lfads_torch.new_session import run_new_session
+    from lfads_torch.cli.run_options import split_run_dir
+    from lfads_torch.running.new_session import run_new_session
 
     overrides, run_dir = split_run_dir(args.overrides)
     try:

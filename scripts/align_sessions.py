@@ -37,7 +37,7 @@ def main() -> int:
     )
     args = parser.parse_args()
 
-    from lfads_torch.alignment import align_files
+    from lfads_torch.data.alignment import align_files
 
     try:
         aligned = align_files(
@@ -70,8 +70,8 @@ def main() -> int:
 
 def _next(patterns: list[str], paths: list[Path], n_components: int) -> str:
     """Return the command that trains on these files and on no others, if a pattern gives them."""
-    from lfads_torch.config import format_overrides
     from lfads_torch.datamodules import find_session_files
+    from lfads_torch.running.compose import format_overrides
 
     folder = paths[0].parent
     candidates = [

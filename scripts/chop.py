@@ -71,7 +71,7 @@ def main() -> int:
     if not all(others) or not all(others.values()):
         parser.error(f"--array takes NAME=KEY, but not {args.array}.")
 
-    from lfads_torch.chopping import chop_file
+    from lfads_torch.data.windows import chop_file
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)

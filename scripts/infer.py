@@ -41,8 +41,8 @@ def main() -> int:
     )
     args = parser.parse_args()
 
-    from lfads_torch.chopping import continuous_path, is_chopped
-    from lfads_torch.inference import infer
+    from lfads_torch.data.windows import continuous_path, is_chopped
+    from lfads_torch.running.inference import infer
 
     try:
         path = infer(

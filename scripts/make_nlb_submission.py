@@ -30,7 +30,7 @@ def main() -> int:
     parser.add_argument("--phase", help="val or test (default: the data file says)")
     args = parser.parse_args()
 
-    from lfads_torch.post_run.nlb import (
+    from lfads_torch.analysis.nlb_submission import (
         find_rates,
         identify,
         make_nlb_submission,

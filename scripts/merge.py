@@ -4,7 +4,7 @@
 
 writes rates, factors and inputs (bins, …) to runs/mine/lfads_output_sess0_continuous.h5, NaN where
 there is no window. scripts/run_single.py and scripts/infer.py do so themselves; this is for output
-of lfads_torch.post_run.analysis.run_posterior_sampling. The data must be of scripts/chop.py.
+of lfads_torch.running.sampling.run_posterior_sampling. The data must be of scripts/chop.py.
 """
 
 import argparse
@@ -27,7 +27,7 @@ def main() -> int:
     )
     args = parser.parse_args()
 
-    from lfads_torch.chopping import merge_file
+    from lfads_torch.data.windows import merge_file
 
     try:
         path = merge_file(args.file, args.output, args.fields)

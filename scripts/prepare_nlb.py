@@ -42,14 +42,14 @@ def main() -> int:
     args = parser.parse_args()
 
     from lfads_torch.datamodules import DANDI
-    from lfads_torch.extensions.nlb_data import (
+    from lfads_torch.datasets.nlb.download import describe, download_nwb, list_nwb
+    from lfads_torch.datasets.nlb.prepare import (
         check_arguments,
         file_name,
         find_nwb,
         prepare_nlb,
         refuse_existing,
     )
-    from lfads_torch.extensions.nlb_download import describe, download_nwb, list_nwb
 
     def missing(nwb_dir: Path, parts: list[str]) -> bool:
         try:

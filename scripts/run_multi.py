@@ -12,7 +12,7 @@ sweep.ray_address=auto, trainer.max_epochs=500 … (configs/sweep/random.yaml ha
 
 import sys
 
-from lfads_torch.command_line import MISTAKES, parse_run, start_or_resume
+from lfads_torch.cli.run_options import MISTAKES, parse_run, start_or_resume
 
 # ---------- OPTIONS: edit here, or override on the command line ----------
 CONFIG_PATH = "../configs/multi.yaml"
@@ -23,7 +23,7 @@ OVERRIDES = {
     "datamodule": "lorenz",
 }
 # What to search, in place of sweep.space: {"model.lr_init": HyperParam(1e-5, 5e-3), …}, with
-# lfads_torch.extensions.tune.HyperParam, or lists to choose from.
+# lfads_torch.sweeps.tournament.HyperParam, or lists to choose from.
 SPACE = None
 RUN_DIR = None  # None: runs/{data}/{time}
 CONFIG_DIR = None  # a folder with configurations of your own, searched first
@@ -35,7 +35,7 @@ def main() -> int:
     """Parse the command line and search."""
     args = parse_run(__doc__, CONFIG_PATH, CONFIG_DIR, OVERWRITE)
 
-    from lfads_torch.sweeps import resume_sweep, run_sweep
+    from lfads_torch.sweeps.search import resume_sweep, run_sweep
 
     return start_or_resume(
         args,

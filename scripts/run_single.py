@@ -11,7 +11,7 @@ model.kl_ic_scale=1e-5, model=generic …) and the options below.
 
 import sys
 
-from lfads_torch.command_line import parse_run, start_or_resume
+from lfads_torch.cli.run_options import parse_run, start_or_resume
 
 # ---------- OPTIONS: edit here, or override on the command line ----------
 CONFIG_PATH = "../configs/single.yaml"
@@ -29,7 +29,7 @@ def main() -> int:
     """Parse the command line and run."""
     args = parse_run(__doc__, CONFIG_PATH, CONFIG_DIR, OVERWRITE)
 
-    from lfads_torch.runs import resume_single, run_single
+    from lfads_torch.running.run_folder import resume_single, run_single
 
     return start_or_resume(args, run_single, resume_single, OVERRIDES, RUN_DIR, script=__file__)
 

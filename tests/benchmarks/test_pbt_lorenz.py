@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from benchmarks import pbt_lorenz
-from lfads_torch.post_run.pbt import read_history
+from lfads_torch.sweeps.history import read_history
 
 SMALL = ["--conditions", "3", "--trials-per-condition", "10", "--bins", "10", "--neurons", "6",
          "--heldout-neurons", "2", "--units", "4", "--trials", "3", "--epochs", "4",

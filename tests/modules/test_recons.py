@@ -10,7 +10,6 @@ from hydra.utils import instantiate
 from scipy import integrate, special, stats
 from torch import nn
 
-from lfads_torch.config import compose
 from lfads_torch.metrics import bits_per_spike
 from lfads_torch.modules.recons import (
     MSE,
@@ -22,6 +21,7 @@ from lfads_torch.modules.recons import (
     ZeroInflatedGamma,
 )
 from lfads_torch.recurrence import memory
+from lfads_torch.running.compose import compose
 from tests.conftest import tiny_arrays, write_file
 
 SHAPE = (3, 4, 5)  # trials, bins, channels

@@ -1,0 +1,1 @@
+"""The Neural Latents Benchmark: downloading its recordings and making data files of them."""

@@ -1,0 +1,387 @@
+"""Recordings of the Neural Latents Benchmark (Pei et al. 2021): from NWB files to data files.
+
+Trials are cut out and binned by ``nlb_tools``, which is imported where it is used.
+"""
+
+import contextlib
+import copy
+import functools
+import importlib.metadata
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from lfads_torch.analysis.nlb import BIN_WIDTHS, PHASES, import_nlb_tools
+from lfads_torch.datamodules import DANDI
+from lfads_torch.utils import move_aside
+
+# What nlb_tools needs neither for targets nor for trials, by the names in the files on DANDI.
+_TIME_SERIES = (
+    "cursor_pos",
+    "cursor_vel",
+    "eye_pos",
+    "eye_vel",
+    "finger_pos",
+    "finger_vel",
+    "force",
+    "hand_pos",
+    "hand_vel",
+    "joint_ang",
+    "joint_vel",
+    "muscle_len",
+    "muscle_vel",
+    "target_pos",
+)
+
+_SAMPLES_AT_ONCE = 2e8  # neurons x ms whose PSTHs nlb_tools makes at a time, at about 36 bytes each
+
+
+def file_name(dataset: str, bin_width_ms: int, phase: str) -> str:
+    """Return the name under which configurations and submissions know a data file."""
+    return f"{dataset}-{bin_width_ms:02d}ms-{phase}.h5"
+
+
+def prepare_nlb(
+    dataset: str,
+    nwb_dir: str | Path,
+    output_dir: str | Path = "datasets",
+    bin_widths_ms: Sequence[int] = (5,),
+    phases: Sequence[str] = ("val",),
+    overwrite: bool = False,
+) -> list[Path]:
+    """Write the data files of a recording, ``{dataset}-{bin width}ms-{phase}.h5``.
+
+    The files of both phases hold the benchmark's training trials as ``train`` and its validation
+    trials as ``valid``, with behaviour, PSTHs, conditions, decoder masks and jitter, so that in
+    both a model is chosen on validation trials. Those of the test phase also hold the test trials,
+    ``test_encod_data``, whose targets are not public. ``datasets/README.md`` describes the arrays.
+
+    Parameters
+    ----------
+    dataset
+        ``mc_maze``, ``mc_rtt``, ….
+    nwb_dir
+        A folder with ``*train*.nwb``, and for the test phase ``*test*.nwb``, at any depth.
+    output_dir
+        Folder of the data files.
+    bin_widths_ms
+        The benchmark has targets for 5 and 20.
+    phases
+        ``"val"``, ``"test"`` or both.
+    overwrite
+        Rename data files that exist to ``….1.h5`` rather than refuse to go on.
+
+    Returns
+    -------
+    list of Path
+        The data files.
+
+    Raises
+    ------
+    ImportError
+        If ``nlb_tools`` is missing.
+    FileNotFoundError
+        If there is no NWB file.
+    FileExistsError
+        If there is a data file of that name.
+    ValueError
+        If an argument is not one of those above, there are several NWB files, or one does not hold
+        what the benchmark needs.
+    """
+    check_arguments(dataset, bin_widths_ms, phases)
+    output_dir = Path(output_dir)
+    if not overwrite:
+        refuse_existing(dataset, output_dir, bin_widths_ms, phases)
+    nwb_files = {"train": find_nwb(nwb_dir, "train")}
+    if "test" in phases:
+        nwb_files["test"] = find_nwb(nwb_dir, "test")
+    written = []
+    for bin_width_ms in bin_widths_ms:
+        arrays = _training_arrays(dataset, nwb_files["train"], bin_width_ms)
+        for phase in phases:
+            if phase == "test":
+                test = _test_arrays(dataset, nwb_files["test"], bin_width_ms)
+                n, expected = (a.shape[2] for a in (test["test_encod_data"],
+                                                    arrays["train_encod_data"]))  # fmt: skip
+                if n != expected:
+                    raise ValueError(
+                        f"{nwb_files['test']} has {n} held-in neurons, but {nwb_files['train']} "
+                        f"has {expected}: they are not of the same recording."
+                    )
+                arrays = {**arrays, **test}
+            attributes = {
+                "generator": "scripts/prepare_nlb.py",
+                "dataset": dataset,
+                "phase": phase,
+                "bin_width": bin_width_ms / 1000,
+                "nwb_files": [nwb_files["train"].name]
+                + ([nwb_files["test"].name] if phase == "test" else []),
+                "nlb_tools": importlib.metadata.version("nlb_tools"),
+            }
+            path = output_dir / file_name(dataset, bin_width_ms, phase)
+            _write(path, arrays, attributes)
+            written.append(path)
+    return written
+
+
+def check_arguments(dataset: str, bin_widths_ms: Sequence[int], phases: Sequence[str]) -> None:
+    """Raise a ValueError if there is no such recording, bin width or phase."""
+    if dataset not in DANDI:
+        raise ValueError(
+            f"The Neural Latents Benchmark has no data set {dataset!r}; it has {', '.join(DANDI)}."
+        )
+    for bin_width_ms in bin_widths_ms:
+        if bin_width_ms not in BIN_WIDTHS:
+            raise ValueError(
+                f"The bin width must be 5 or 20 ms, for which the Neural Latents Benchmark has "
+                f"targets, but is {bin_width_ms}."
+            )
+    for phase in phases:
+        if phase not in PHASES:
+            raise ValueError(f"The phase must be one of {', '.join(PHASES)}, but is {phase!r}.")
+
+
+def refuse_existing(
+    dataset: str, output_dir: str | Path, bin_widths_ms: Sequence[int], phases: Sequence[str]
+) -> None:
+    """Raise a FileExistsError if there is a data file that would be made."""
+    for bin_width_ms in bin_widths_ms:
+        for phase in phases:
+            path = Path(output_dir) / file_name(dataset, bin_width_ms, phase)
+            if path.exists():
+                raise FileExistsError(
+                    f"{path} exists. Choose another output folder, or say --overwrite, which "
+                    f"renames the file."
+                )
+
+
+def find_nwb(nwb_dir: str | Path, part: str) -> Path:
+    """Return the NWB file of one part, ``"train"`` or ``"test"``, of a recording.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is none.
+    ValueError
+        If there are several.
+    """
+    found = sorted(Path(nwb_dir).rglob(f"*{part}*.nwb"))
+    if not found:
+        raise FileNotFoundError(f"There is no *{part}*.nwb in {Path(nwb_dir).absolute()}.")
+    if len(found) > 1:
+        raise ValueError(
+            f"There are several *{part}*.nwb in {Path(nwb_dir).absolute()} "
+            f"({', '.join(path.name for path in found)}): name a folder that holds one recording."
+        )
+    return found[0]
+
+
+def _training_arrays(dataset: str, nwb_file: Path, bin_width_ms: int) -> dict[str, NDArray[Any]]:
+    """Return the arrays of training and validation trials, by their names in a data file."""
+    tensors = import_nlb_tools("make_tensors")
+    parameters = tensors.PARAMS[dataset]
+    behavior = parameters["behavior_field"] if parameters["behavior_source"] == "data" else None
+    with _mended_nwb_dataset():
+        recording = _load(nwb_file, bin_width_ms, behavior)
+        with _cutting(nwb_file):
+            spikes = copy.copy(recording)  # nlb_tools would drop bins without behaviour
+            spikes.data = recording.data[["spikes", "heldout_spikes"]]
+            counts = {
+                split: tensors.make_train_input_tensors(
+                    spikes, dataset, name, save_file=False, include_forward_pred=True
+                )
+                for split, name in (("train", "train"), ("valid", "val"))
+            }
+            (targets,) = tensors.make_eval_target_tensors(
+                recording,
+                dataset,
+                "train",
+                "val",
+                save_file=False,
+                include_psth="psth_params" in parameters,
+            ).values()
+            # Which of their bins would be scored, were they for validation.
+            (training_targets,) = tensors.make_eval_target_tensors(
+                recording, dataset, "train", "train", save_file=False
+            ).values()
+    arrays: dict[str, NDArray[Any]] = {}
+    for split, name in (("train", "train"), ("valid", "val")):
+        heldin, heldout = (counts[split][f"train_spikes_{part}"] for part in ("heldin", "heldout"))
+        forward = [counts[split][f"train_spikes_{part}_forward"] for part in ("heldin", "heldout")]
+        encoded_bins = np.concatenate([heldin, heldout], axis=2)
+        later_bins = np.concatenate(forward, axis=2)
+        arrays[f"{split}_encod_data"] = _counts(heldin)
+        arrays[f"{split}_recon_data"] = _counts(np.concatenate([encoded_bins, later_bins], axis=1))
+        arrays[f"{split}_inds"] = _trial_numbers(recording, name, len(heldin), nwb_file)
+        name = {"train": "train", "valid": "eval"}[split]
+        arrays[f"{split}_behavior"] = targets[f"{name}_behavior"].astype("float32")
+        if arrays[f"{split}_behavior"].ndim == 3:
+            every_trial = np.ones((len(heldin), 1), dtype=bool)
+            mask = np.asarray(targets.get(f"{name}_decode_mask", every_trial))
+            arrays[f"{split}_decode_mask"] = mask.astype(bool)
+        if "psth" in targets:
+            arrays[f"{split}_cond_idx"] = targets[f"{name}_cond_idx"]
+        if f"{name}_jitter" in targets:
+            arrays[f"{split}_jitter"] = targets[f"{name}_jitter"].astype("int64")
+    if "psth" in targets:
+        arrays["psth"] = targets["psth"].astype("float32")
+    scored = {
+        split: ~np.isnan(of_split["eval_spikes_heldout"][:, :, 0])
+        for split, of_split in (("train", training_targets), ("valid", targets))
+    }
+    if not all(mask.all() for mask in scored.values()):
+        arrays |= {f"{split}_score_mask": mask for split, mask in scored.items()}
+    return arrays
+
+
+def _test_arrays(dataset: str, nwb_file: Path, bin_width_ms: int) -> dict[str, NDArray[Any]]:
+    """Return the arrays of test trials, by their names in a data file."""
+    tensors = import_nlb_tools("make_tensors")
+    with _mended_nwb_dataset():
+        recording = _load(nwb_file, bin_width_ms, None)
+        with _cutting(nwb_file):
+            inputs = tensors.make_eval_input_tensors(recording, dataset, "test", save_file=False)
+    counts = inputs["eval_spikes_heldin"]
+    return {
+        "test_encod_data": _counts(counts),
+        "test_inds": _trial_numbers(recording, "test", len(counts), nwb_file),
+    }
+
+
+def _load(path: Path, bin_width_ms: int, behavior: str | None) -> Any:
+    """Load a recording with its spikes and one time series of behaviour, and bin it."""
+    interface = import_nlb_tools("nwb_interface")
+    skipped = [name for name in _TIME_SERIES if name != behavior]
+    recording = interface.NWBDataset(str(path), skip_fields=skipped)
+    fields = set(recording.data.columns.get_level_values(0))
+    if behavior is not None and behavior not in fields:
+        raise ValueError(
+            f"{path} has no time series {behavior!r} at multiples of 1 ms, which the Neural "
+            f"Latents Benchmark decodes; it has {', '.join(sorted(fields))}."
+        )
+    if "split" not in recording.trial_info:
+        raise ValueError(
+            f"The trials in {path} have no column 'split', which says what they are for: this is "
+            f"no file of the Neural Latents Benchmark."
+        )
+    wanted = ("spikes", "heldout_spikes", behavior)
+    recording.data = recording.data[[name for name in wanted if name in fields]]
+    recording.resample(bin_width_ms)
+    return recording
+
+
+@contextlib.contextmanager
+def _cutting(path: Path) -> Iterator[None]:
+    """Say of which file it is that ``nlb_tools`` cannot cut trials out."""
+    try:
+        yield
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise ValueError(
+            f"nlb_tools cannot cut trials out of {path} ({type(error).__name__}: {error}). It "
+            f"needs the columns of the benchmark's own files, trials of each split, and spikes and "
+            f"behaviour without gaps within trials."
+        ) from error
+
+
+@contextlib.contextmanager
+def _mended_nwb_dataset() -> Iterator[None]:
+    """Let ``nlb_tools`` work with today's pandas and within today's memory, for a while.
+
+    ``NWBDataset.load`` leaves its index unsorted where behaviour has gaps, which ``resample`` does
+    not expect; and ``resample`` calls ``nan_to_num`` in place on what pandas 3 hands out read-only.
+    ``nlb_tools`` makes such objects itself, so that a subclass would not do.
+    """
+    interface, tensors = import_nlb_tools("nwb_interface"), import_nlb_tools("make_tensors")
+    load, numpy, make_psth = interface.NWBDataset.load, interface.np, tensors._make_psth
+
+    def load_sorted(self: Any, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
+        data, *others = load(self, *args, **kwargs)
+        return (data.sort_index(), *others)
+
+    interface.NWBDataset.load = load_sorted
+    interface.np = _CopyingNumPy()
+    tensors._make_psth = functools.partial(_make_psth_in_blocks, make_psth)
+    try:
+        yield
+    finally:
+        interface.NWBDataset.load, interface.np = load, numpy
+        tensors._make_psth = make_psth
+
+
+class _CopyingNumPy:
+    """NumPy, but for a ``nan_to_num`` that always copies."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(np, name)
+
+    @staticmethod
+    def nan_to_num(values: NDArray[Any], copy: bool = True) -> NDArray[Any]:
+        return np.nan_to_num(values)
+
+
+def _make_psth_in_blocks(make_psth: Any, recording: Any, *masks: Any, **parameters: Any) -> Any:
+    """Make PSTHs of some neurons after others, and return what ``nlb_tools`` would of them all.
+
+    It smooths every neuron of the whole recording at 1 ms. Given as many neurons at a time as fit
+    into a few gigabytes, it reads the file anew each time.
+    """
+    heldin, heldout = (
+        [column for column in recording.data.columns if column[0] == field]
+        for field in ("spikes", "heldout_spikes")
+    )
+    n_samples = len(recording.data) * recording.bin_width * (len(heldin) + len(heldout))
+    # Every block needs neurons of both kinds.
+    n_blocks = min(int(np.ceil(n_samples / _SAMPLES_AT_ONCE)), len(heldin), len(heldout))
+    psths = []
+    for block in range(n_blocks):
+        part = copy.copy(recording)
+        part.data = recording.data[heldin[block::n_blocks] + heldout[block::n_blocks]]
+        cond_idx, psth, conditions = make_psth(part, *masks, **parameters)
+        psths.append(psth)
+    joined = np.empty((*psths[0].shape[:2], len(heldin) + len(heldout)))
+    for block, psth in enumerate(psths):
+        n_heldin = len(heldin[block::n_blocks])
+        joined[..., : len(heldin)][..., block::n_blocks] = psth[..., :n_heldin]
+        joined[..., len(heldin) :][..., block::n_blocks] = psth[..., n_heldin:]
+    return cond_idx, joined, conditions
+
+
+def _counts(values: NDArray[Any]) -> NDArray[Any]:
+    """Return spike counts as small integers, or as floats where some are missing."""
+    if np.isnan(values).any() or values.max(initial=0) > 255:
+        return values.astype("float32")
+    return values.astype("uint8")
+
+
+def _trial_numbers(recording: Any, split: str, n_trials: int, path: Path) -> NDArray[Any]:
+    """Return which trials of the recording those of a split are, counted from 0."""
+    info = recording.trial_info
+    numbers = info.trial_id[info.split == split].to_numpy(dtype="int64")
+    if len(numbers) != n_trials:
+        raise ValueError(
+            f"{path} has {len(numbers)} trials of the split {split!r}, but nlb_tools cuts out "
+            f"{n_trials}: some have no time to align them to."
+        )
+    return numbers
+
+
+def _write(path: Path, arrays: dict[str, NDArray[Any]], attributes: dict[str, Any]) -> None:
+    """Write a data file; an earlier one of that name is renamed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.partial")
+    with h5py.File(partial, "w") as file:
+        file.attrs.update(attributes)
+        for key, values in arrays.items():
+            if key.endswith("_cond_idx"):
+                groups = file.create_dataset(key, len(values), dtype=h5py.vlen_dtype("int64"))
+                for i, trials in enumerate(values):
+                    groups[i] = np.asarray(trials, dtype="int64")
+            else:
+                file.create_dataset(key, data=values, compression="gzip")
+    move_aside(path)
+    os.replace(partial, path)

@@ -1,0 +1,1 @@
+"""Many runs: random search and population-based training."""
