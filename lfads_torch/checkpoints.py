@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lfads_torch.errors import MissingFileError, UserError
+
 _TRUSTED = ("lfads_torch", "torch.nn")
 
 
@@ -80,21 +82,21 @@ def build(recipe: Any, name: str, trusted: Sequence[str] = ()) -> Any:
     target = recipe["_target_"]
     remedy = f"pass {name}=… to load_from_checkpoint"
     if "_lacks_" in recipe:
-        raise ValueError(
+        raise UserError(
             f"The checkpoint cannot rebuild {target} (its attribute {recipe['_lacks_']!r}, named "
             f"like the argument of its constructor, did not exist): {remedy}."
         )
     packages = (*_TRUSTED, *trusted)
     module_name = target.rpartition(".")[0]
     if not _within(module_name, packages):
-        raise ValueError(
+        raise UserError(
             f"The checkpoint names {target} for {name}, which is not rebuilt from a file by "
             f"itself: if you trust that package, pass trusted=[{module_name.split('.')[0]!r}], or "
             f"{remedy}."
         )
     cls = _find_class(target)
     if cls is None or not _within(cls.__module__, packages):
-        raise ValueError(f"The checkpoint names {target} for {name}, but there is no such class.")
+        raise UserError(f"The checkpoint names {target} for {name}, but there is no such class.")
     arguments = {
         key: build(value, name, trusted)
         for key, value in recipe.items()
@@ -151,16 +153,16 @@ def load_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, An
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"There is no checkpoint {path} (looked from {Path.cwd()}).")
+        raise MissingFileError(f"There is no checkpoint {path} (looked from {Path.cwd()}).")
     try:
         foreign = torch.serialization.get_unsafe_globals_in_checkpoint(str(path))
         stand_ins: Any = [(type("_Inert", (_Inert,), {"target": name}), name) for name in foreign]
         with torch.serialization.safe_globals(stand_ins):
             checkpoint = torch.load(path, map_location=map_location, weights_only=True)
     except Exception as error:
-        raise ValueError(f"{path} cannot be read as a checkpoint: {error}") from error
+        raise UserError(f"{path} cannot be read as a checkpoint: {error}") from error
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
-        raise ValueError(f"{path} is no checkpoint of a model: it has no 'state_dict'.")
+        raise UserError(f"{path} is no checkpoint of a model: it has no 'state_dict'.")
     return checkpoint
 
 
@@ -207,7 +209,7 @@ def constructor_arguments(
         if name not in arguments and parameter.default is parameter.empty
     ]
     if lacking:
-        raise ValueError(
+        raise UserError(
             f"The checkpoint holds no {', '.join(lacking)}: pass them to load_from_checkpoint."
         )
     return arguments

@@ -23,6 +23,7 @@ from pytorch_lightning.utilities import CombinedLoader
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from lfads_torch.errors import MissingFileError, UserError
 from lfads_torch.tuples import SessionBatch
 from lfads_torch.utils import send_batch_to_device
 
@@ -63,7 +64,7 @@ def find_session_files(datafile_pattern: str | Path) -> list[Path]:
     paths = sorted(Path(match) for match in glob.glob(str(datafile_pattern)))
     if paths:
         return paths
-    raise FileNotFoundError(
+    raise MissingFileError(
         f"datamodule.datafile_pattern = {str(datafile_pattern)!r} matches no file "
         f"(looked from {Path.cwd()}). {_how_to_get(Path(datafile_pattern))}"
     )
@@ -126,7 +127,7 @@ def _open(path: str | Path) -> h5py.File:
     try:
         return h5py.File(path)
     except OSError as error:
-        raise ValueError(f"{path} cannot be read as an HDF5 file: {error}") from error
+        raise UserError(f"{path} cannot be read as an HDF5 file: {error}") from error
 
 
 def load_session(
@@ -162,7 +163,7 @@ def load_session(
     _check_shapes({key: np.shape(value) for key, value in arrays.items()}, path, to_infer)
     factor = np.asarray(arrays.get("conversion_factor", 1.0))
     if factor.size != 1 or not factor > 0:
-        raise ValueError(f"conversion_factor in {path} must be a number above 0, but is {factor}.")
+        raise UserError(f"conversion_factor in {path} must be a number above 0, but is {factor}.")
     first = 0
     for split in MANDATORY_KEYS:
         if f"{split}_encod_data" in arrays:
@@ -170,7 +171,7 @@ def load_session(
             arrays.setdefault(f"{split}_inds", np.arange(first, first + n_trials))
             first += n_trials
     if reshuffle_seed is not None and "chop_overlap" in arrays:
-        raise ValueError(
+        raise UserError(
             f"datamodule.reshuffle_tv_seed = {reshuffle_seed} would put bins of {path} into both "
             f"training and validation: its trials are windows of a recording that overlap. Chop "
             f"the recording again, with another seed (scripts/chop.py --seed)."
@@ -199,7 +200,7 @@ def _check_shapes(
             continue
         for key in (f"{split}_{name}" for name in names):
             if key not in shapes:
-                raise ValueError(
+                raise UserError(
                     f"{path} has no {key}. It needs "
                     f"{{train,valid}}_{{encod_data,recon_data}}, each (trials, time, channels)"
                     f"{', or test_encod_data alone' if to_infer else ''}, and holds "
@@ -211,27 +212,27 @@ def _check_shapes(
             if shape is None:
                 continue
             if len(shape) != 3:
-                raise ValueError(
+                raise UserError(
                     f"{split}_{name} in {path} must be (trials, time, channels), but its shape is "
                     f"{shape}."
                 )
             if shape[0] != encod[0]:
-                raise ValueError(
+                raise UserError(
                     f"{split}_{name} in {path} has {shape[0]} trials, but {split}_encod_data has "
                     f"{encod[0]}: every {split} array needs one entry for each trial."
                 )
             if 0 in shape:
-                raise ValueError(f"{split}_{name} in {path} is empty: its shape is {shape}.")
+                raise UserError(f"{split}_{name} in {path} is empty: its shape is {shape}.")
         recon = shapes.get(f"{split}_recon_data", encod)
         if encod[1] > recon[1]:
-            raise ValueError(
+            raise UserError(
                 f"{split}_encod_data in {path} has {encod[1]} time bins and {split}_recon_data has "
                 f"{recon[1]}: the encoded bins must be the first of the reconstructed ones."
             )
         for name, n_bins in [("ext_input", encod[1]), ("truth", recon[1])]:
             shape = shapes.get(f"{split}_{name}", (0, n_bins, 0))
             if shape[1] != n_bins:
-                raise ValueError(
+                raise UserError(
                     f"{split}_{name} in {path} has {shape[1]} time bins, but {n_bins} are expected."
                 )
     for name in ("encod_data", "recon_data", "ext_input"):
@@ -244,7 +245,7 @@ def _check_shapes(
             if expected is None or (shape is None and (split == "test" or name == "recon_data")):
                 continue
             if shape is None or shape[1:] != expected[1:]:
-                raise ValueError(
+                raise UserError(
                     f"{first}_{name} and {split}_{name} in {path} must agree in time bins and "
                     f"channels, but their shapes are {expected} and {shape}."
                 )
@@ -255,7 +256,7 @@ def _check_shapes(
             if f"{split}_{name}" in shapes
         ]
         if len(set(channels)) > 1:
-            raise ValueError(
+            raise UserError(
                 f"{split}_truth in {path} has {channels[0]} channels, but {split}_recon_data has "
                 f"{channels[1]}."
             )
@@ -284,7 +285,7 @@ def reshuffle_train_valid(
     n_train, n_valid = (len(data_dict[f"{split}_encod_data"]) for split in ("train", "valid"))
     n_new = n_train if ratio is None else round(ratio * (n_train + n_valid))
     if not 0 < n_new < n_train + n_valid:
-        raise ValueError(
+        raise UserError(
             f"datamodule.reshuffle_tv_ratio = {ratio} makes {n_new} of {n_train + n_valid} trials "
             f"training trials: choose a fraction between 0 and 1 that leaves both sets some."
         )
@@ -294,7 +295,7 @@ def reshuffle_train_valid(
         valid_key = "valid_" + train_key.removeprefix("train_")
         train, valid = data_dict[train_key], data_dict.get(valid_key)
         if valid is None and train_key in ("train_truth", "train_ext_input"):
-            raise ValueError(
+            raise UserError(
                 f"datamodule.reshuffle_tv_seed deals trials out anew, but there is a {train_key} "
                 f"and no {valid_key}."
             )
@@ -309,7 +310,7 @@ def to_tensor(array: np.ndarray) -> Tensor:
     """Return a copy of an array as a tensor of the default floating-point dtype."""
     array = np.asarray(array)
     if array.dtype.kind not in "biuf":
-        raise ValueError(f"Numbers are expected, but an array holds {array.dtype}.")
+        raise UserError(f"Numbers are expected, but an array holds {array.dtype}.")
     native = array.astype(array.dtype.newbyteorder("="))
     return torch.tensor(native, dtype=torch.get_default_dtype())
 
@@ -333,7 +334,7 @@ class SessionDataset(Dataset[tuple[SessionBatch, Extras]]):
         self.extra_tensors = tuple(extra_tensors)
         for tensor in (*model_tensors, *self.extra_tensors):
             if tensor is not None and len(tensor) != len(self):
-                raise ValueError(
+                raise UserError(
                     f"All tensors of a session need one entry a trial, but there are "
                     f"{len(self)} trials and a tensor of shape {tuple(tensor.shape)}."
                 )
@@ -432,7 +433,7 @@ def _session_tensors(
     extras = []
     for key in extra_keys:
         if f"{split}_{key}" not in arrays and split != "test":
-            raise ValueError(f"The data have no {split}_{key}: they hold {sorted(arrays)}.")
+            raise UserError(f"The data have no {split}_{key}: they hold {sorted(arrays)}.")
         extra = arrays.get(f"{split}_{key}", np.zeros((n_trials, 0)))
         extras.append(to_tensor(extra))
     return batch, tuple(extras)
@@ -527,11 +528,9 @@ class BasicDataModule(pl.LightningDataModule):
         datafile_pattern = str(datafile_pattern)
         batch_keys, attr_keys = list(batch_keys), list(attr_keys)
         if not 0 <= sv_rate < 1:
-            raise ValueError(
-                f"datamodule.sv_rate must be at least 0 and below 1, but is {sv_rate}."
-            )
+            raise UserError(f"datamodule.sv_rate must be at least 0 and below 1, but is {sv_rate}.")
         if reshuffle_tv_ratio is not None and reshuffle_tv_seed is None:
-            raise ValueError(
+            raise UserError(
                 f"datamodule.reshuffle_tv_ratio = {reshuffle_tv_ratio} deals trials out anew and "
                 f"needs a datamodule.reshuffle_tv_seed."
             )
@@ -551,7 +550,7 @@ class BasicDataModule(pl.LightningDataModule):
         hps = self.hparams
         files = find_session_files(hps.datafile_pattern)
         if hps.batch_size < len(files):
-            raise ValueError(
+            raise UserError(
                 f"datamodule.batch_size = {hps.batch_size} is less than the {len(files)} sessions "
                 f"that {hps.datafile_pattern!r} matches: every session needs a share of a batch."
             )
@@ -564,12 +563,12 @@ class BasicDataModule(pl.LightningDataModule):
         attach_tensors(self, sessions, hps.batch_keys)
         for key in hps.attr_keys:
             if hasattr(type(self), key) or key in BasicDataModule.__annotations__:
-                raise ValueError(
+                raise UserError(
                     f"datamodule.attr_keys names {key!r}, which the data module needs for itself."
                 )
             for path, arrays in zip(files, sessions, strict=True):
                 if key not in arrays:
-                    raise ValueError(
+                    raise UserError(
                         f"datamodule.attr_keys names {key!r}, but {path} does not hold it: it "
                         f"holds {sorted(arrays)}."
                     )
@@ -595,13 +594,13 @@ class BasicDataModule(pl.LightningDataModule):
                     continue
                 values = arrays.get(f"{split}_{key}")
                 if values is None and split != "test":
-                    raise ValueError(
+                    raise UserError(
                         f"datamodule.batch_keys names {key!r}, but {path} has no {split}_{key}: "
                         f"it holds {sorted(arrays)}."
                     )
                 n_trials = len(arrays[f"{split}_encod_data"])
                 if values is not None and np.shape(values)[:1] != (n_trials,):
-                    raise ValueError(
+                    raise UserError(
                         f"datamodule.batch_keys names {key!r}, but {split}_{key} in {path} has "
                         f"the shape {np.shape(values)} for {n_trials} trials."
                     )
@@ -620,17 +619,17 @@ class BasicDataModule(pl.LightningDataModule):
             for path, n in n_bins.items():
                 first = next(iter(n_bins))
                 if n != n_bins[first]:
-                    raise ValueError(
+                    raise UserError(
                         f"{key} has {n} time bins in {path}, but {n_bins[first]} in {first}: "
                         f"sessions of one model need equally long trials."
                     )
                 if name == "encod_data" and not 0 <= t_ic < n:
-                    raise ValueError(
+                    raise UserError(
                         f"datamodule.dm_ic_enc_seq_len = {t_ic} leaves none of the {n} encoded "
                         f"bins in {path}."
                     )
             if name == "encod_data" and 0 < len(n_bins) < len(files):
-                raise ValueError(
+                raise UserError(
                     f"{key} is in {len(n_bins)} of {len(files)} session files "
                     f"({next(iter(n_bins))}, for example): give it to all of them or to none."
                 )

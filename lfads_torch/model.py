@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from lfads_torch import checkpoints, utils
 from lfads_torch import recurrence as fused
+from lfads_torch.errors import UserError
 from lfads_torch.losses import LossTerms, ramp, reduce_recon
 from lfads_torch.metrics import (
     EpochMeans,
@@ -49,7 +50,7 @@ StepBatch = Mapping[int, tuple[SessionBatch, tuple[Tensor, ...]] | SessionBatch 
 """What a data loader yields: by session, a batch and its extras (which may be left out)."""
 
 
-class NonFiniteLossError(ValueError):
+class NonFiniteLossError(UserError):
     """The loss is infinite or not a number, so training cannot go on."""
 
 
@@ -174,7 +175,7 @@ class LFADS(pl.LightningModule):
         self.readout = _module_list(readout)
         self.recon = _module_list(reconstruction)
         if not len(self.readin) == len(self.readout) == len(self.recon) > 0:
-            raise ValueError(
+            raise UserError(
                 f"model.readin, model.readout and model.reconstruction need one entry for each "
                 f"session, but have {len(self.readin)}, {len(self.readout)} and {len(self.recon)}."
             )
@@ -235,7 +236,7 @@ class LFADS(pl.LightningModule):
         shape = (n_trials, t_enc - t_ic, hps.ext_input_dim)
         if batch.ext_input is None or batch.ext_input.shape != shape:
             found = None if batch.ext_input is None else tuple(batch.ext_input.shape)
-            raise ValueError(
+            raise UserError(
                 f"model.ext_input_dim = {hps.ext_input_dim} asks for external inputs of shape "
                 f"{shape} (trials, T_enc - T_ic, inputs) in session {session}, but the batch has "
                 f"{found}. Set model.ext_input_dim to what the data hold, and "
@@ -541,20 +542,20 @@ class LFADS(pl.LightningModule):
             Their session.
         """
         if session >= len(self.readin):
-            raise ValueError(
+            raise UserError(
                 f"There are data of session {session}, but the model has read-ins, read-outs and "
                 f"reconstructions for {len(self.readin)} session(s): give model.readin, "
                 f"model.readout and model.reconstruction one entry for each file."
             )
         if torch.isinf(batch.encod_data).any() or torch.isinf(batch.recon_data).any():
-            raise ValueError(f"The {name} hold infinite values: mark missing samples by NaN.")
+            raise UserError(f"The {name} hold infinite values: mark missing samples by NaN.")
         missing = batch.encod_data.isnan().any() or batch.recon_data.isnan().any()
         for stack_name in ("train_aug_stack", "infer_aug_stack") if missing else ():
             processed = getattr(self, stack_name).process_batch(batch)
             for field in ("encod_data", "recon_data"):
                 if getattr(processed, field).isnan().any():
                     fraction = getattr(batch, field).isnan().float().mean()
-                    raise ValueError(
+                    raise UserError(
                         f"{fraction:.2%} of {field} are NaN in the {name}, and model.{stack_name} "
                         f"has no transform that handles missing samples: add "
                         f"lfads_torch.modules.augmentations.SelectiveBackpropThruTime to its "
@@ -563,7 +564,7 @@ class LFADS(pl.LightningModule):
         try:
             self.recon[session].check_data(batch.recon_data)
         except ValueError as error:
-            raise ValueError(f"recon_data in the {name}: {error}") from error
+            raise UserError(f"recon_data in the {name}: {error}") from error
 
     def on_train_epoch_start(self) -> None:
         """Begin the means of the training epoch."""
@@ -697,15 +698,15 @@ def _concatenated(tensors: list[Tensor]) -> Tensor:
 
 def _check_sizes(hps: Any) -> None:
     if not 0 <= hps.ic_enc_seq_len < hps.encod_seq_len <= hps.recon_seq_len:
-        raise ValueError(
+        raise UserError(
             f"The bins must satisfy 0 <= model.ic_enc_seq_len < model.encod_seq_len <= "
             f"model.recon_seq_len, but they are {hps.ic_enc_seq_len}, {hps.encod_seq_len} and "
             f"{hps.recon_seq_len}."
         )
     for name in ("encod_data_dim", "ic_enc_dim", "ic_dim", "gen_dim", "fac_dim"):
         if hps[name] < 1:
-            raise ValueError(f"model.{name} must be at least 1, but is {hps[name]}.")
+            raise UserError(f"model.{name} must be at least 1, but is {hps[name]}.")
     if not 0 <= hps.dropout_rate < 1:
-        raise ValueError(
+        raise UserError(
             f"model.dropout_rate must be at least 0 and below 1, but is {hps.dropout_rate}."
         )

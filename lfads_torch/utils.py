@@ -1,7 +1,6 @@
 """Small helpers that more than one part of the library, and users' scripts, rely on."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -48,20 +47,3 @@ def send_batch_to_device(batch: Any, device: torch.device | str) -> Any:
     if isinstance(batch, tuple | list):
         return type(batch)(send_batch_to_device(value, device) for value in batch)
     return batch
-
-
-def move_aside(path: str | Path) -> Path | None:
-    """Rename an existing file or folder to ``name.1``, or the first such name that is free.
-
-    So a new file can take its name and the old one is kept. The number goes before the suffix of
-    a file (``metrics.1.csv``). Returns the new path, or None where there was nothing to rename.
-    """
-    path = Path(path)
-    if not path.exists():
-        return None
-    stem, suffix = (path.name, "") if path.is_dir() else (path.stem, path.suffix)
-    number = 1
-    while (aside := path.with_name(f"{stem}.{number}{suffix}")).exists():
-        number += 1
-    path.rename(aside)
-    return aside

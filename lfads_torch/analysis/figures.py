@@ -19,6 +19,8 @@ import h5py
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from lfads_torch.errors import MissingFileError, UserError
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.colors import Colormap
@@ -220,7 +222,7 @@ def psth(
     n_bins = means.shape[1]
     labels, members = _conditions(cond_idx, len(counts))
     if not members:
-        raise ValueError("psth needs the condition of at least one trial, but cond_idx has none.")
+        raise UserError("psth needs the condition of at least one trial, but cond_idx has none.")
     most_trials = np.argsort([-len(group) for group in members], kind="stable")
     kept = sorted(most_trials[: min(max_conditions, len(COLOURS))])
     labels, members = [labels[i] for i in kept], [members[i] for i in kept]
@@ -479,7 +481,7 @@ def trial_conditions(cond_idx: Any, n_trials: int) -> Array | None:
     if all(np.size(entry) == 1 for entry in entries) and len(entries) == n_trials:
         return np.array([np.ravel(entry)[0] for entry in entries])
     if any(np.ndim(entry) != 1 for entry in entries):
-        raise ValueError(
+        raise UserError(
             f"cond_idx must have a label for each of the {n_trials} trials, or for each condition "
             f"the indices of its trials, but it has {len(entries)} labels."
         )
@@ -487,7 +489,7 @@ def trial_conditions(cond_idx: Any, n_trials: int) -> Array | None:
     for condition, trials in enumerate(entries):
         indices = np.asarray(trials, dtype=int)
         if indices.size and not 0 <= indices.min() <= indices.max() < n_trials:
-            raise ValueError(
+            raise UserError(
                 f"cond_idx says that condition {condition} has trial {indices.max()}, but the "
                 f"{n_trials} trials are numbered from 0."
             )
@@ -515,7 +517,7 @@ def plot_run(run_dir: str | Path) -> list[Path]:
     """
     run_dir = Path(run_dir)
     if not run_dir.is_dir():
-        raise FileNotFoundError(f"plot_run draws the figures of a run's folder: {run_dir} is none.")
+        raise MissingFileError(f"plot_run draws the figures of a run's folder: {run_dir} is none.")
     drawn: list[Path] = []
 
     def draw(name: str, make: Callable[[], Figure | None]) -> None:
@@ -632,9 +634,7 @@ def encoded_part(encod_data: Any) -> dict[str, Any]:
 def _trials(values: ArrayLike, name: str) -> Array:
     array = np.asarray(values, dtype=float)
     if array.ndim != 3 or 0 in array.shape:
-        raise ValueError(
-            f"{name} must be (trials, time, channels), but its shape is {array.shape}."
-        )
+        raise UserError(f"{name} must be (trials, time, channels), but its shape is {array.shape}.")
     return array
 
 
@@ -676,7 +676,7 @@ def _conditions(cond_idx: ArrayLike, n_trials: int) -> tuple[list[Any], list[Arr
     """Return the conditions, sorted, and the indices of the trials of each."""
     labels = np.asarray(cond_idx)
     if labels.shape != (n_trials,):
-        raise ValueError(
+        raise UserError(
             f"cond_idx needs one label for each of the {n_trials} trials, but its shape is "
             f"{labels.shape}."
         )

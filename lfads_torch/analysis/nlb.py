@@ -20,6 +20,7 @@ from pytorch_lightning.trainer.states import TrainerFn
 
 from lfads_torch.analysis.figures import trial_conditions
 from lfads_torch.datamodules import BasicDataModule, load_session, reshuffle_train_valid
+from lfads_torch.errors import MissingPackageError, UserError
 from lfads_torch.metrics import ExpSmoothedMetric
 from lfads_torch.running.callbacks import infer_trials
 
@@ -42,7 +43,7 @@ def import_nlb_tools(module: str) -> Any:
     try:
         return importlib.import_module(f"nlb_tools.{module}")
     except ImportError as error:
-        raise ImportError(
+        raise MissingPackageError(
             f"The Neural Latents Benchmark needs nlb_tools and what it builds on ({error}). "
             f"nlb_tools demands a pandas that no supported Python can install, so it is installed "
             f"without its dependencies:\n"
@@ -83,7 +84,7 @@ def target_tensors(arrays: Arrays, source: str | Path) -> dict[str, NDArray[Any]
 
     def check(key: str, expected: tuple[int | None, ...]) -> NDArray[Any]:
         if key not in arrays:
-            raise ValueError(
+            raise UserError(
                 f"{source} has no {key}, which the Neural Latents Benchmark needs beside what "
                 f"there is: {sorted(arrays)}. scripts/prepare_nlb.py makes complete files."
             )
@@ -91,7 +92,7 @@ def target_tensors(arrays: Arrays, source: str | Path) -> dict[str, NDArray[Any]
         fits = [size in (None, n) for size, n in zip(expected, found, strict=False)]
         if len(found) != len(expected) or not all(fits):
             wanted = ", ".join("any" if size is None else str(size) for size in expected)
-            raise ValueError(f"{key} in {source} must be of shape ({wanted}), but is {found}.")
+            raise UserError(f"{key} in {source} must be of shape ({wanted}), but is {found}.")
         return arrays[key]
 
     if recon.shape[2] > n_channels:
@@ -124,7 +125,7 @@ def target_tensors(arrays: Arrays, source: str | Path) -> dict[str, NDArray[Any]
     if "valid_jitter" in arrays:
         targets["eval_jitter"] = check("valid_jitter", (n_trials["valid"],)).astype(int)
     if not targets:
-        raise ValueError(
+        raise UserError(
             f"The Neural Latents Benchmark can score nothing in {source}: it has neither held-out "
             f"channels (valid_recon_data with more channels than valid_encod_data) nor later bins, "
             f"{{train,valid}}_behavior or psth. It holds {sorted(arrays)}."
@@ -137,7 +138,7 @@ def _trials_of_conditions(cond_idx: NDArray[Any], n_trials: int, n_conditions: i
     labels = np.asarray(trial_conditions(cond_idx, n_trials))
     found = set(labels[labels == labels].tolist())  # without the NaN of trials in no condition
     if not found <= set(range(n_conditions)):
-        raise ValueError(
+        raise UserError(
             f"psth has {n_conditions} conditions, so valid_cond_idx may name conditions 0 to "
             f"{n_conditions - 1}, but it names {sorted(found)}."
         )
@@ -208,7 +209,7 @@ def benchmark_scores(
     rates = {key: np.array(value, dtype=float) for key, value in rates.items()}
     for key, value in rates.items():
         if not (np.isfinite(value).all() and (value >= 0).all()):
-            raise ValueError(
+            raise UserError(
                 f"{key} hold values that are no rates (below 0, or not finite). The Neural Latents "
                 f"Benchmark needs a model of spike counts, such as model.reconstruction Poisson."
             )
@@ -303,7 +304,7 @@ class NLBEvaluation(pl.Callback):
 
     def __init__(self, log_every_n_epochs: int = 20, decoding_cv_sweep: bool = False) -> None:
         if log_every_n_epochs < 1:
-            raise ValueError(
+            raise UserError(
                 f"NLBEvaluation: log_every_n_epochs must be at least 1, but is "
                 f"{log_every_n_epochs}."
             )
@@ -319,7 +320,7 @@ class NLBEvaluation(pl.Callback):
         import_nlb_tools("evaluation")
         datamodule = getattr(trainer, "datamodule", None)
         if not isinstance(datamodule, BasicDataModule):
-            raise ValueError(
+            raise UserError(
                 f"NLBEvaluation reads the targets of the benchmark from the session files of a "
                 f"lfads_torch.datamodules.BasicDataModule, but the trainer has {datamodule!r}."
             )
@@ -398,7 +399,7 @@ def _arrays(datamodule: BasicDataModule, session: int) -> dict[str, NDArray[Any]
         return arrays
     lone = [key for key in arrays if key.startswith("valid_") and f"train{key[5:]}" not in arrays]
     if lone:
-        raise ValueError(
+        raise UserError(
             f"datamodule.reshuffle_tv_seed deals trials out anew, but "
             f"{datamodule.session_files[session]} holds {', '.join(lone)} of validation trials "
             f"alone."

@@ -20,7 +20,8 @@ from lfads_torch.analysis.nlb import (
     target_tensors,
 )
 from lfads_torch.datamodules import DANDI
-from lfads_torch.utils import move_aside
+from lfads_torch.errors import MissingFileError, UserError
+from lfads_torch.files import move_aside
 
 
 @dataclass(frozen=True)
@@ -90,14 +91,14 @@ def make_nlb_submission(
     for path in files:
         recording = identify(path, dataset, bin_width_ms, phase)
         if recording.group in groups:
-            raise ValueError(
+            raise UserError(
                 f"{path} holds rates of {recording.group}, of which there are some already: "
                 f"a submission has one set of rates for each recording."
             )
         groups[recording.group] = _submitted_rates(path, recording.phase)
         phases.setdefault(recording.phase, path)
     if len(phases) > 1:
-        raise ValueError(
+        raise UserError(
             f"A submission is for one phase of the benchmark, but these are of both: "
             f"{', '.join(f'{path} ({name})' for name, path in phases.items())}."
         )
@@ -151,7 +152,7 @@ def score_nlb_submission(
         group = identify(path, dataset, bin_width_ms, "val").group
         targets[group] = target_tensors(arrays, path)
         if "eval_behavior" not in targets[group]:
-            raise ValueError(
+            raise UserError(
                 f"{path} has no train_behavior and valid_behavior, without which nlb_tools does "
                 f"not evaluate: prepare the data with scripts/prepare_nlb.py."
             )
@@ -172,7 +173,7 @@ def find_rates(run_dir: str | Path) -> list[Path]:
         found = [path for path in outputs if re.fullmatch(r"\w+_sess\d+\.h5", path.name)]
         if found:
             return found
-    raise FileNotFoundError(
+    raise MissingFileError(
         f"{run_dir} has no lfads_output_sess*.h5, which a run (scripts/run_single.py) leaves after "
         f"sampling its posterior."
     )
@@ -202,14 +203,14 @@ def identify(
         If the name of the data file does not say, or there is no such recording.
     """
     if not Path(path).is_file():
-        raise FileNotFoundError(f"There is no file of rates {path}.")
+        raise MissingFileError(f"There is no file of rates {path}.")
     with h5py.File(path) as file:
         name = str(file.attrs.get("session_file", ""))
     match = re.search(rf"({'|'.join(sorted(DANDI, reverse=True))})-0?(\d+)ms-(val|test)", name)
     said = match.groups() if match else (None, None, None)
     found = (dataset or said[0], bin_width_ms or said[1], phase or said[2])
     if None in found:
-        raise ValueError(
+        raise UserError(
             f"The data of {path} were in {name!r}, which is not called "
             f"{{dataset}}-{{bin width}}ms-{{val,test}}.h5: say --dataset (one of "
             f"{', '.join(DANDI)}), --bin-width-ms and --phase."
@@ -217,7 +218,7 @@ def identify(
     recording = Recording(str(found[0]), int(found[1]), str(found[2]))  # type: ignore[arg-type]
     for key, allowed in (("dataset", DANDI), ("bin_width_ms", BIN_WIDTHS), ("phase", PHASES)):
         if getattr(recording, key) not in allowed:
-            raise ValueError(
+            raise UserError(
                 f"{path}: {key} must be one of {', '.join(map(str, allowed))}, but is "
                 f"{getattr(recording, key)}."
             )
@@ -230,7 +231,7 @@ def _submitted_rates(path: Path, phase: str) -> dict[str, NDArray[Any]]:
     with h5py.File(path) as file:
         for split in splits:
             if f"{split}_output_params" not in file:
-                raise ValueError(
+                raise UserError(
                     f"{path} has no {split}_output_params: a submission for the {phase} phase "
                     f"needs rates of {', '.join(splits)} trials. Train on, or infer "
                     f"(scripts/infer.py), a file {{dataset}}-{{bin width}}ms-{phase}.h5."
@@ -240,7 +241,7 @@ def _submitted_rates(path: Path, phase: str) -> dict[str, NDArray[Any]]:
         _, n_bins, n_channels = file["train_encod_data"].shape
     for split in splits:
         if not (np.isfinite(rates[split]).all() and (rates[split] >= 0).all()):
-            raise ValueError(
+            raise UserError(
                 f"{split}_output_params in {path} hold values that are no rates (below 0, or not "
                 f"finite): the benchmark needs a model of spike counts, such as "
                 f"model.reconstruction Poisson."
@@ -248,7 +249,7 @@ def _submitted_rates(path: Path, phase: str) -> dict[str, NDArray[Any]]:
     if phase == "val":
         for split in splits:
             if (np.diff(inds[split]) <= 0).any():
-                raise ValueError(
+                raise UserError(
                     f"The trials of {split}_output_params in {path} are not in the order of the "
                     f"recording ({split}_inds is not ascending), as after "
                     f"datamodule.reshuffle_tv_seed. In the validation phase the benchmark says "
@@ -257,7 +258,7 @@ def _submitted_rates(path: Path, phase: str) -> dict[str, NDArray[Any]]:
         return rate_tensors(rates["train"], rates["valid"], n_channels, n_bins)
     known = np.concatenate([inds["train"], inds["valid"]])
     if len(np.unique(known)) != len(known):
-        raise ValueError(
+        raise UserError(
             f"train_inds and valid_inds in {path} name trials twice, so that their order in the "
             f"recording is not known."
         )

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from lfads_torch.analysis.figures import trial_conditions
 from lfads_torch.datamodules import find_session_files, session_shapes
+from lfads_torch.errors import ExistingFileError, FileAccessError, UserError
 
 __all__ = ["AlignedSession", "Alignment", "ConditionPSTHs", "align", "align_files",
            "condition_psths"]  # fmt: skip
@@ -138,12 +139,10 @@ def condition_psths(path: str | Path, smoothing_width: float = 2.0) -> Condition
     """
     path = Path(path)
     if path.exists() and not h5py.is_hdf5(path):
-        raise ValueError(
-            f"{path} is no HDF5 file: sessions are HDF5 files, see datasets/README.md."
-        )
+        raise UserError(f"{path} is no HDF5 file: sessions are HDF5 files, see datasets/README.md.")
     shapes = session_shapes(path)
     if not 0 <= smoothing_width < shapes.n_encod_bins:
-        raise ValueError(
+        raise UserError(
             f"smoothing_width = {smoothing_width}, but it must be at least 0 and less than the "
             f"{shapes.n_encod_bins} bins of a trial in {path}: it counts bins, not milliseconds."
         )
@@ -153,7 +152,7 @@ def condition_psths(path: str | Path, smoothing_width: float = 2.0) -> Condition
     trial_labels = _labels(cond_idx, len(data), path)
     labelled = _is_label(trial_labels)
     if not labelled.any():
-        raise ValueError(
+        raise UserError(
             f"train_cond_idx in {path} gives none of the {len(data)} training trials a condition."
         )
     data = data[labelled]
@@ -169,13 +168,13 @@ def condition_psths(path: str | Path, smoothing_width: float = 2.0) -> Condition
         totals[condition] = np.where(observed, trials, 0).sum(axis=0)
         numbers[condition] = observed.sum(axis=0)
     if not np.isfinite(totals).all():
-        raise ValueError(
+        raise UserError(
             f"train_encod_data in {path} holds infinite values: mark missing samples by NaN."
         )
     totals, numbers = _smooth(totals, smoothing_width), _smooth(numbers, smoothing_width)
     if not (numbers > 0).all():
         condition, time, channel = np.argwhere(numbers == 0)[0].tolist()
-        raise ValueError(
+        raise UserError(
             f"{path}: channel {channel} was never observed at bin {time} of condition "
             f"{labels[condition].item()!r} (NaN in all of its {n_trials[condition]} training "
             f"trials, at the bins near it too): leave that channel or condition out, or smooth "
@@ -189,9 +188,9 @@ def _labels(cond_idx: Any, n_trials: int, path: Path) -> NDArray[Any]:
     try:
         labels = trial_conditions(cond_idx, n_trials)
     except ValueError as error:
-        raise ValueError(f"{path}: train_{error}") from error
+        raise UserError(f"{path}: train_{error}") from error
     if labels is None:
-        raise ValueError(
+        raise UserError(
             f"{path} has no train_cond_idx. Sessions are aligned by their average responses to the "
             f"same conditions: add the condition of each training trial, an array of {n_trials} "
             f"labels, or for each condition the indices of its trials."
@@ -276,7 +275,7 @@ def align(
     ]
     for name, channels in zip(names, varying, strict=True):
         if not channels.any():
-            raise ValueError(
+            raise UserError(
                 f"The PSTHs of {name} do not vary over bins and conditions, so nothing in them can "
                 f"be aligned: leave the session out, or check its data and conditions."
             )
@@ -288,7 +287,7 @@ def align(
     n_dimensions = int((pca.singular_values_ > tolerance).sum())
     if n_components > n_dimensions:
         n_conditions, n_bins = arrays[0].shape[:2]
-        raise ValueError(
+        raise UserError(
             f"n_components = {n_components}, but the PSTHs (conditions: {n_conditions}, bins: "
             f"{n_bins}, channels of all sessions: {n_channels}) have {n_dimensions} dimensions: "
             f"choose at most as many components."
@@ -318,11 +317,11 @@ def align(
 def _check_arguments(n_components: int, ridge_alpha: float) -> None:
     integer = isinstance(n_components, int | np.integer) and not isinstance(n_components, bool)
     if not integer or n_components < 1:
-        raise ValueError(
+        raise UserError(
             f"n_components = {n_components!r}, but it must be an integer of at least 1."
         )
     if not 0 < ridge_alpha < np.inf:
-        raise ValueError(
+        raise UserError(
             f"ridge_alpha = {ridge_alpha}, but it must be positive and finite: without a penalty "
             f"the weights of channels that fire together are not determined."
         )
@@ -330,10 +329,10 @@ def _check_arguments(n_components: int, ridge_alpha: float) -> None:
 
 def _check_psths(arrays: Sequence[Floats], names: Sequence[str]) -> None:
     if not arrays:
-        raise ValueError("There is no session to align: give the PSTHs of at least one.")
+        raise UserError("There is no session to align: give the PSTHs of at least one.")
     for name, array in zip(names, arrays, strict=True):
         if array.ndim != 3 or 0 in array.shape:
-            raise ValueError(
+            raise UserError(
                 f"The PSTHs of {name} must be (conditions, time, channels), but their shape is "
                 f"{array.shape}."
             )
@@ -341,12 +340,12 @@ def _check_psths(arrays: Sequence[Floats], names: Sequence[str]) -> None:
             here, first = (
                 f"{a.shape[0]} conditions of {a.shape[1]} bins" for a in (array, arrays[0])
             )
-            raise ValueError(
+            raise UserError(
                 f"The PSTHs of {name} have {here}, but those of {names[0]} have {first}: sessions "
                 f"are aligned by the same conditions and bins. Cut their trials alike."
             )
         if not np.isfinite(array).all():
-            raise ValueError(
+            raise UserError(
                 f"The PSTHs of {name} hold values that are not finite: every channel needs a rate "
                 f"at every bin of every condition."
             )
@@ -358,7 +357,7 @@ def _check_rank(weight: Floats, n_varying: int, name: str) -> None:
     values = np.linalg.svd(weight, compute_uv=False)
     rank = int((values > _DEPENDENT * values[0]).sum())
     if rank < min(n_varying, n_components):
-        raise ValueError(
+        raise UserError(
             f"n_components = {n_components}, but the {n_varying} channels of {name} that vary "
             f"determine only {rank} of the components, so no read-out can be made from them: "
             f"choose at most {rank} components, or leave out channels that copy others."
@@ -464,7 +463,7 @@ def _targets(sources: Sequence[Path], output_dir: str | Path | None, overwrite: 
     finals = [target.resolve() for target in targets]
     for i, final in enumerate(finals):
         if final in finals[:i]:
-            raise ValueError(
+            raise UserError(
                 f"{sources[finals.index(final)]} and {sources[i]} would both be written to "
                 f"{final}: every session needs a file of its own, with a name of its own."
             )
@@ -472,7 +471,7 @@ def _targets(sources: Sequence[Path], output_dir: str | Path | None, overwrite: 
         if output_dir is None:
             _check_changeable(target, overwrite)
         elif target.exists() and not overwrite:
-            raise FileExistsError(
+            raise ExistingFileError(
                 f"{target} exists already: choose another output_dir, or pass overwrite=True (on "
                 f"the command line --overwrite) to replace it."
             )
@@ -481,7 +480,7 @@ def _targets(sources: Sequence[Path], output_dir: str | Path | None, overwrite: 
 
 def _check_changeable(path: Path, overwrite: bool) -> None:
     if not os.access(path, os.W_OK):
-        raise PermissionError(
+        raise FileAccessError(
             f"{path} is write-protected: allow writing, or have copies made with output_dir (on "
             f"the command line --output-dir)."
         )
@@ -490,7 +489,7 @@ def _check_changeable(path: Path, overwrite: bool) -> None:
     with h5py.File(path) as file:
         present = [name for name in (WEIGHT, BIAS) if name in file]
     if present:
-        raise ValueError(
+        raise UserError(
             f"{path} has {' and '.join(present)} already: pass overwrite=True (on the command line "
             f"--overwrite) to replace that alignment, or output_dir (--output-dir) to write copies."
         )
@@ -505,7 +504,7 @@ def _check_conditions(paths: Sequence[Path], psths: Sequence[ConditionPSTHs]) ->
         if len(here) < len(known)
     ]
     if lacking:
-        raise ValueError(
+        raise UserError(
             f"Sessions are aligned by the same conditions, but of the {len(known)} in "
             f"train_cond_idx {'; '.join(lacking)}. Give a condition the same label in every file, "
             f"and take out those that a session has no training trials of."

@@ -31,7 +31,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from lfads_torch.datasets.synthetic import write_h5
-from lfads_torch.utils import move_aside
+from lfads_torch.errors import ExistingFileError, MissingFileError, UserError
+from lfads_torch.files import move_aside
 
 __all__ = ["Chop", "chop_file", "chop_recording", "continuous_path", "cross_fade", "cut",
            "find_segments", "is_chopped", "merge", "merge_file", "plan_chop",
@@ -134,7 +135,7 @@ class Chop:
             If it holds none.
         """
         if "chop_n_bins" not in file:
-            raise ValueError(
+            raise UserError(
                 f"{file.filename} was not chopped by scripts/chop.py: it holds no chop_n_bins, so "
                 f"that nobody knows where its trials lie in a recording."
             )
@@ -187,14 +188,14 @@ def find_segments(
         If arguments contradict each other, or nothing is left.
     """
     if trial_ids is not None and segments is not None:
-        raise ValueError("Give trial_ids or segments, not both: each says where trials begin.")
+        raise UserError("Give trial_ids or segments, not both: each says where trials begin.")
     # A number for each bin: equal in a segment, different in the next, -1 outside of all.
     label = np.zeros(n_bins, dtype=np.int64)
     ids: NDArray[Any] | None = None
     if trial_ids is not None:
         given = np.asarray(trial_ids).ravel()
         if given.dtype.kind not in "biuf" or given.shape != (n_bins,):
-            raise ValueError(
+            raise UserError(
                 f"trial_ids must be a number for each of the {n_bins} bins, but have the shape "
                 f"{np.shape(trial_ids)} and the type {given.dtype}."
             )
@@ -210,12 +211,12 @@ def find_segments(
         label = np.full(n_bins, -1)
         for row, (start, stop) in enumerate(table):
             if (label[start:stop] >= 0).any():
-                raise ValueError(f"Segment {row}, bins {start} to {stop}, overlaps another one.")
+                raise UserError(f"Segment {row}, bins {start} to {stop}, overlaps another one.")
             label[start:stop] = row
     if missing is not None:
         gaps = np.asarray(missing, dtype=bool)
         if gaps.shape != (n_bins,):
-            raise ValueError(f"missing must have {n_bins} bins, but its shape is {gaps.shape}.")
+            raise UserError(f"missing must have {n_bins} bins, but its shape is {gaps.shape}.")
         label = np.where(gaps, -1, label)
 
     borders = np.flatnonzero(np.diff(label)) + 1
@@ -224,7 +225,7 @@ def find_segments(
     inside = label[starts] >= 0
     found = np.stack([starts[inside], stops[inside]], axis=1).astype(np.int64)
     if not len(found):
-        raise ValueError(f"None of the {n_bins} bins lies in a trial and holds data.")
+        raise UserError(f"None of the {n_bins} bins lies in a trial and holds data.")
     rows = label[found[:, 0]]
     if trial_ids is None and segments is None:
         return found, np.arange(len(found))
@@ -234,17 +235,17 @@ def find_segments(
 def _segment_table(segments: ArrayLike, n_bins: int) -> Ints:
     table = np.asarray(segments)
     if table.ndim != 2 or table.shape[1] != 2 or table.dtype.kind not in "iuf":
-        raise ValueError(
+        raise UserError(
             f"segments must be (segments, 2), first bins and ends, but their shape is "
             f"{table.shape} and their type {table.dtype}."
         )
     integers = table.astype(np.int64)
     if not np.array_equal(integers, table):
-        raise ValueError("segments must be whole bins, counted from 0, and no times.")
+        raise UserError("segments must be whole bins, counted from 0, and no times.")
     bad = (integers[:, 0] < 0) | (integers[:, 0] >= integers[:, 1]) | (integers[:, 1] > n_bins)
     if bad.any():
         row = int(np.argmax(bad))
-        raise ValueError(
+        raise UserError(
             f"Segment {row} is {integers[row].tolist()}: its first bin must be at least 0 and less "
             f"than its end, which must be at most {n_bins}, the bins of the recording."
         )
@@ -296,13 +297,13 @@ def plan_chop(
         If a number is out of range, or there are too few bins for what is wanted.
     """
     if not 0 <= overlap < window:
-        raise ValueError(
+        raise UserError(
             f"A window needs at least one bin, and the overlap at least 0 and fewer than the "
             f"window, but there are window = {window} and overlap = {overlap}."
         )
     lengths = np.diff(segments)[:, 0]
     if lengths.max() < window:
-        raise ValueError(
+        raise UserError(
             f"No segment is as long as a window of {window} bins: the longest has {lengths.max()}. "
             f"Choose a smaller window."
         )
@@ -328,10 +329,10 @@ def _deal(
 ) -> list[tuple[int, int, str]]:
     """Cut segments into blocks, deal these out, and join neighbours of one split."""
     if not 0 < valid_fraction <= 0.5:
-        raise ValueError(f"valid_fraction must be above 0 and at most 0.5, not {valid_fraction}.")
+        raise UserError(f"valid_fraction must be above 0 and at most 0.5, not {valid_fraction}.")
     block = 10 * window if block is None else block
     if block < window:
-        raise ValueError(f"A block of {block} bins is shorter than a window of {window}.")
+        raise UserError(f"A block of {block} bins is shorter than a window of {window}.")
     blocks: list[tuple[int, int, int]] = []  # segment, first bin, end
     for row, (start, stop) in enumerate(segments.tolist()):
         n = max(1, (stop - start) // block)
@@ -340,7 +341,7 @@ def _deal(
             (row, a, b) for a, b in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True)
         ]
     if len(blocks) < 2:
-        raise ValueError(
+        raise UserError(
             f"There is only one block of {block} bins, so that there is nothing to validate on: "
             f"choose shorter blocks (they need {window} bins, those of a window)."
         )
@@ -416,10 +417,10 @@ def merge(windows: NDArray[Any], starts: Ints, n_bins: int, overlap: int) -> Flo
         If windows reach beyond the recording, or their number is not that of their first bins.
     """
     if len(windows) != len(starts):
-        raise ValueError(f"There are {len(windows)} windows, but {len(starts)} first bins of them.")
+        raise UserError(f"There are {len(windows)} windows, but {len(starts)} first bins of them.")
     window = windows.shape[1]
     if len(starts) and (starts.min() < 0 or starts.max() + window > n_bins):
-        raise ValueError(f"A window of {window} bins reaches beyond the {n_bins} of the recording.")
+        raise UserError(f"A window of {window} bins reaches beyond the {n_bins} of the recording.")
     fade = cross_fade(window, overlap).reshape(-1, *[1] * (windows.ndim - 2))
     total = np.zeros((n_bins, *windows.shape[2:]))
     weight = np.zeros((n_bins, *fade.shape[1:]))
@@ -482,13 +483,13 @@ def chop_recording(
     """
     counts = _compact(np.asarray(spikes))
     if counts.ndim != 2 or 0 in counts.shape or counts.dtype.kind not in "biuf":
-        raise ValueError(
+        raise UserError(
             f"spikes must be numbers (bins, channels), but their shape is {counts.shape} and "
             f"their type {counts.dtype}."
         )
     n_bins, n_channels = counts.shape
     if not 0 <= heldout < n_channels:
-        raise ValueError(f"{heldout} held-out channels leave none of {n_channels} to the encoder.")
+        raise UserError(f"{heldout} held-out channels leave none of {n_channels} to the encoder.")
     absent = np.isnan(counts)
     chop = plan_chop(
         *find_segments(n_bins, absent.all(axis=1), trial_ids, segments),
@@ -520,15 +521,15 @@ def _other(
 ) -> NDArray[Any]:
     """Check an array that goes with the spikes, and give it channels if it has none."""
     if name in ("encod_data", "recon_data", "inds") or name.startswith("chop_"):
-        raise ValueError(f"An array beside the spikes cannot be named {name!r}: choose another.")
+        raise UserError(f"An array beside the spikes cannot be named {name!r}: choose another.")
     if values.shape[:1] != (n_bins,) or values.dtype.kind not in "biuf":
-        raise ValueError(
+        raise UserError(
             f"{name} must be numbers for each of the {n_bins} bins, but its shape is "
             f"{values.shape} and its type {values.dtype}."
         )
     values = _compact(values if values.ndim > 1 else values[:, None])
     if name == "ext_input" and np.isnan(values[covered]).any():
-        raise ValueError(
+        raise UserError(
             f"ext_input is NaN in {np.isnan(values[covered]).any(axis=-1).sum()} bins that windows "
             f"cover, but the model needs it there: fill it in, or make these bins a gap (NaN in "
             f"all spikes)."
@@ -567,11 +568,11 @@ def read_recording(path: str | Path, key: str) -> NDArray[Any]:
     """
     path = Path(key) if str(key).endswith(".npy") else Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"There is no file {path} (looked from {Path.cwd()}).")
+        raise MissingFileError(f"There is no file {path} (looked from {Path.cwd()}).")
     try:
         contents = _open(path)
     except (OSError, NotImplementedError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
+        raise UserError(f"{path} cannot be read: {error}") from error
     if isinstance(contents, np.ndarray):
         return contents
     names = [key] if key in list(contents) else key.replace("/", ".").split(".")
@@ -593,7 +594,7 @@ def _open(path: Path) -> Any:
         from scipy.io import loadmat
 
         return loadmat(path, squeeze_me=True, struct_as_record=False)
-    raise ValueError("it should be HDF5, .npz, .npy or .mat.")
+    raise UserError("it should be HDF5, .npz, .npy or .mat.")
 
 
 def _look_up(contents: Any, names: Sequence[str], path: Path) -> NDArray[Any]:
@@ -602,14 +603,14 @@ def _look_up(contents: Any, names: Sequence[str], path: Path) -> NDArray[Any]:
         fields = getattr(contents, "_fieldnames", None)  # of a MATLAB structure
         held = sorted(contents if isinstance(contents, Mapping) else fields or ())
         if name not in held:
-            raise ValueError(
+            raise UserError(
                 f"{path} has no array {'/'.join(names)!r}: "
                 f"{'/'.join(names[:i]) or 'it'} holds {held or 'numbers'}."
             )
         contents = contents[name] if isinstance(contents, Mapping) else getattr(contents, name)
     array = contents[()] if isinstance(contents, h5py.Dataset) else contents
     if not isinstance(array, np.ndarray):
-        raise ValueError(f"{'/'.join(names)} in {path} is no array, but {type(array).__name__}.")
+        raise UserError(f"{'/'.join(names)} in {path} is no array, but {type(array).__name__}.")
     return array
 
 
@@ -657,13 +658,13 @@ def chop_file(
     """
     output = Path(output)
     if output.exists() and not overwrite:
-        raise FileExistsError(f"{output} exists already: choose another path, or --overwrite it.")
+        raise ExistingFileError(f"{output} exists already: choose another path, or --overwrite it.")
     if output.resolve() == Path(recording).resolve():
-        raise ValueError(f"{output} is the recording itself: choose another path for the windows.")
+        raise UserError(f"{output} is the recording itself: choose another path for the windows.")
     keys = [*(others or {}).values(), *(key for key in (trial_ids, segments) if key is not None)]
     nameless = [key for key in keys if not str(key).endswith(".npy")]
     if nameless and Path(recording).suffix == ".npy":
-        raise ValueError(
+        raise UserError(
             f"{recording} is one array, the spikes, and holds no {', '.join(nameless)}: give files "
             f"that end in .npy, or a recording of several arrays (.npz, HDF5, .mat)."
         )
@@ -741,9 +742,9 @@ def merge_file(
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"There is no file {path} (looked from {Path.cwd()}).")
+        raise MissingFileError(f"There is no file {path} (looked from {Path.cwd()}).")
     if not h5py.is_hdf5(path):
-        raise ValueError(f"{path} is no HDF5 file.")
+        raise UserError(f"{path} is no HDF5 file.")
     output = continuous_path(path) if output is None else Path(output)
     partial = output.with_name(f"{output.name}.partial")
     with h5py.File(path) as source:
@@ -774,7 +775,7 @@ def _fields_of(file: h5py.File, chop: Chop) -> list[str]:
     names = [f"{field}{kind}" for field in FIELDS for kind in ("", "_std")]
     found = [name for name in names if any(f"{split}_{name}" in file for split in chop.starts)]
     if not found:
-        raise ValueError(
+        raise UserError(
             f"{file.filename} holds nothing that was inferred (such as valid_output_params): give "
             f"the output of posterior sampling, lfads_output_sess0.h5."
         )
@@ -786,7 +787,7 @@ def _check_fields(file: h5py.File, chop: Chop, fields: Sequence[str]) -> None:
         key = f"{split}_{field}"
         shape = file[key].shape if key in file else None
         if shape is None or shape[:2] != (len(starts), chop.window):
-            raise ValueError(
+            raise UserError(
                 f"{key} in {file.filename} should be ({len(starts)} windows, {chop.window} bins, "
                 f"…), but {'is not there' if shape is None else f'its shape is {shape}'}."
             )

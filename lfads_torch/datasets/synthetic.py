@@ -39,6 +39,8 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from lfads_torch.errors import ExistingFileError, UserError
+
 __all__ = [
     "chaotic_rnn",
     "lorenz",
@@ -164,8 +166,8 @@ def _poisson(expected: Floats, uniform: Floats) -> NDArray[np.uint8]:
 # ---------------------------------------------------------------------------------- validation
 
 
-def _error(name: str, expected: str, found: object) -> ValueError:
-    return ValueError(f"`{name}` must be {expected}; got {found!r}.")
+def _error(name: str, expected: str, found: object) -> UserError:
+    return UserError(f"`{name}` must be {expected}; got {found!r}.")
 
 
 def _check_integer(name: str, value: int, low: int, high: int | None = None) -> None:
@@ -686,7 +688,7 @@ def _observe(
     # From the rates as they are stored, so that the truth of the file is exact.
     expected = shared["truth"].astype(np.float64) / conversion_factor
     if expected.max() > MAX_EXPECTED_COUNT:
-        raise ValueError(
+        raise UserError(
             f"The rates reach {expected.max():.0f} spikes per bin and at most "
             f"{MAX_EXPECTED_COUNT:.0f} can be drawn: choose lower rates, a weaker modulation or "
             "a smaller `bin_width`."
@@ -721,7 +723,7 @@ def _observe(
 
 def _refuse_existing(path: Path, overwrite: bool) -> None:
     if path.exists() and not overwrite:
-        raise FileExistsError(
+        raise ExistingFileError(
             f"{path} exists already: choose another path, or pass overwrite=True (on the command "
             "line --overwrite) to replace it."
         )
@@ -830,7 +832,7 @@ def _session_paths(folder: Path, n_sessions: int, overwrite: bool) -> list[Path]
         _refuse_existing(path, overwrite)
     others = sorted(path.name for path in set(folder.glob("sess*.h5")) - set(paths))
     if others:
-        raise FileExistsError(
+        raise ExistingFileError(
             f"{folder} holds {', '.join(others)} besides the {n_sessions} session(s) to be written,"
             f" and sess*.h5 would match them too: choose another folder, or remove them."
         )

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lfads_torch import recurrence as fused
+from lfads_torch.errors import UserError
 from lfads_torch.recurrence.masks import random_mask
 from lfads_torch.tuples import SessionBatch
 
@@ -78,12 +79,12 @@ class AugmentationStack:
         ]:
             for i in order:
                 if not -len(self.transforms) <= i < len(self.transforms):
-                    raise ValueError(
+                    raise UserError(
                         f"{name} names transform {i}, but there are {len(self.transforms)} "
                         f"transforms, counted from 0."
                     )
                 if not callable(getattr(self.transforms[i], method, None)):
-                    raise ValueError(
+                    raise UserError(
                         f"{name} names transform {i}, but {type(self.transforms[i]).__name__} has "
                         f"no method {method}: take {i} out of {name}, or write the method."
                     )
@@ -132,9 +133,9 @@ class CoordinatedDropout:
 
     def __init__(self, cd_rate: float, cd_pass_rate: float = 0.0, ic_enc_seq_len: int = 0) -> None:
         if not 0 <= cd_rate < 1:
-            raise ValueError(f"cd_rate must be at least 0 and below 1, but is {cd_rate}.")
+            raise UserError(f"cd_rate must be at least 0 and below 1, but is {cd_rate}.")
         if not 0 <= cd_pass_rate <= 1:
-            raise ValueError(f"cd_pass_rate must be between 0 and 1, but is {cd_pass_rate}.")
+            raise UserError(f"cd_pass_rate must be between 0 and 1, but is {cd_pass_rate}.")
         self.cd_rate = cd_rate
         self.cd_pass_rate = cd_pass_rate
         self.ic_enc_seq_len = ic_enc_seq_len
@@ -214,7 +215,7 @@ class SpikeJitter:
 
     def __init__(self, width: int = 2) -> None:
         if width < 0:
-            raise ValueError(f"width of SpikeJitter must be at least 0, but is {width}.")
+            raise UserError(f"width of SpikeJitter must be at least 0, but is {width}.")
         self.width = width
 
     def process_batch(self, batch: SessionBatch) -> SessionBatch:
@@ -255,7 +256,7 @@ class TemporalShift:
 
     def __init__(self, std: float = 3.0, max_shift: int = 6) -> None:
         if std < 0 or max_shift < 0:
-            raise ValueError(
+            raise UserError(
                 f"std and max_shift of TemporalShift must be at least 0, but are {std} and "
                 f"{max_shift}."
             )
@@ -298,7 +299,7 @@ class SampleValidation:
         self, sv_rate: float, ic_enc_seq_len: int = 0, recon_reduce_mean: bool = True
     ) -> None:
         if not 0 <= sv_rate < 1:
-            raise ValueError(f"sv_rate must be at least 0 and below 1, but is {sv_rate}.")
+            raise UserError(f"sv_rate must be at least 0 and below 1, but is {sv_rate}.")
         self.sv_rate = sv_rate
         self.ic_enc_seq_len = ic_enc_seq_len
         self.recon_reduce_mean = recon_reduce_mean
@@ -308,7 +309,7 @@ class SampleValidation:
         if self.sv_rate == 0:
             return None
         if batch.sv_mask is None or batch.sv_mask.numel() == 0:
-            raise ValueError(
+            raise UserError(
                 f"SampleValidation has sv_rate = {self.sv_rate}, but the data have no sv_mask: set "
                 f"datamodule.sv_rate to the same value."
             )
@@ -342,7 +343,7 @@ class SampleValidation:
 def _note(transform: Any, batch: SessionBatch) -> Tensor:
     notes = notes_of(batch)
     if transform not in notes:
-        raise ValueError(
+        raise UserError(
             f"{type(transform).__name__} has to process the losses of a batch that it did not "
             f"process: name it in batch_order as well as in loss_order, and pass on the batch that "
             f"process_batch returned."
@@ -355,7 +356,7 @@ def _in_target(mask: Tensor, losses: Tensor, t_ic: int) -> Tensor:
     _, n_bins, n_channels = mask.shape
     behind, unseen = losses.shape[1] - t_ic - n_bins, losses.shape[2] - n_channels
     if behind < 0 or unseen < 0:
-        raise ValueError(
+        raise UserError(
             f"The input has {t_ic + n_bins} bins and {n_channels} channels, the target "
             f"{losses.shape[1]} and {losses.shape[2]}: this transform needs the input to be the "
             f"first bins and channels of the target."

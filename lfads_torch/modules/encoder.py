@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from lfads_torch import recurrence as fused
+from lfads_torch.errors import UserError
 from lfads_torch.modules.dropout import Dropout
 from lfads_torch.modules.initializers import init_linear_
 from lfads_torch.modules.recurrent import BidirectionalClippedGRU
@@ -105,7 +106,7 @@ class Encoder(nn.Module):
     def _check(self, data: Tensor) -> None:
         n_bins, n_channels = self.encod_seq_len, self.encod_data_dim
         if data.shape[1:] != (n_bins, n_channels):
-            raise ValueError(
+            raise UserError(
                 f"The model encodes {n_bins} bins (model.encod_seq_len) of {n_channels} channels "
                 f"(model.encod_data_dim), but behind its read-in a batch has {data.shape[1]} bins "
                 f"of {data.shape[2]} channels: set these to what encod_data and model.readin give."

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal, StudentT
 
+from lfads_torch.errors import UserError
 from lfads_torch.recurrence import location_scale
 
 
@@ -244,7 +245,7 @@ class MultivariateStudentT(Prior):
     ) -> None:
         super().__init__()
         if not df > 0:
-            raise ValueError(f"df of a Student-t prior must be above 0, but is {df}.")
+            raise UserError(f"df of a Student-t prior must be above 0, but is {df}.")
         self.shape = shape
         self.df = df
         self.loc = nn.Parameter(_filled("loc", loc, shape))
@@ -279,11 +280,11 @@ def _filled(
     size = (shape,) if isinstance(shape, int) else tuple(shape)
     tensor = torch.as_tensor(value, dtype=torch.get_default_dtype())
     if positive and not (tensor > 0).all():
-        raise ValueError(f"{name} of a prior must be above 0, but is {value}.")
+        raise UserError(f"{name} of a prior must be above 0, but is {value}.")
     try:
         return tensor.expand(size).clone()
     except RuntimeError:
-        raise ValueError(
+        raise UserError(
             f"{name} of a prior has shape {tuple(tensor.shape)}, but its shape is {size}: "
             f"give one number, or one for each of its dimensions."
         ) from None

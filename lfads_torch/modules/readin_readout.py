@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from lfads_torch.datamodules import find_session_files, session_shapes
+from lfads_torch.errors import UserError
 from lfads_torch.modules.initializers import init_linear_
 
 
@@ -54,14 +55,14 @@ class MultisessionReadin(nn.ModuleList):
                 weight, bias = _alignment(path, out_features, "model.readin.out_features")
                 n_channels = session_shapes(path).n_encod_channels
                 if len(weight) != n_channels:
-                    raise ValueError(
+                    raise UserError(
                         f"readin_weight in {path} has {len(weight)} channels, but train_encod_data "
                         f"has {n_channels}: align the session again."
                     )
                 layers.append(_linear(weight.T, -bias @ weight, requires_grad))
             else:
                 if out_features is None:
-                    raise ValueError(
+                    raise UserError(
                         "model.readin needs out_features (the number of inputs that the sessions "
                         "share) where pcr_init is False."
                     )
@@ -110,7 +111,7 @@ class MultisessionReadout(nn.ModuleList):
             if pcr_init:
                 weight, bias = _alignment(path, in_features, "model.readout.in_features")
                 if len(bias) > n_channels:
-                    raise ValueError(
+                    raise UserError(
                         f"readout_bias in {path} has {len(bias)} channels, but train_recon_data "
                         f"has {n_channels}: align the session again."
                     )
@@ -120,7 +121,7 @@ class MultisessionReadout(nn.ModuleList):
                     layer.bias[: len(bias)] = torch.as_tensor(bias)
             else:
                 if in_features is None:
-                    raise ValueError(
+                    raise UserError(
                         "model.readout needs in_features (the number of factors) where pcr_init "
                         "is False."
                     )
@@ -134,19 +135,19 @@ def _alignment(path: Path, components: int | None, key: str) -> tuple[np.ndarray
     with h5py.File(path) as file:
         missing = [name for name in ("readin_weight", "readout_bias") if name not in file]
         if missing:
-            raise ValueError(
+            raise UserError(
                 f"{path} has no {' and no '.join(missing)}, from which aligned read-ins and "
                 f"read-outs start: align the sessions first, or set pcr_init to False."
             )
         weight = np.asarray(file["readin_weight"], dtype=np.float64)
         bias = np.asarray(file["readout_bias"], dtype=np.float64)
     if weight.ndim != 2 or bias.shape != weight.shape[:1]:
-        raise ValueError(
+        raise UserError(
             f"{path}: readin_weight must be (channels, components) and readout_bias (channels), "
             f"but they are {weight.shape} and {bias.shape}."
         )
     if components not in (None, weight.shape[1]):
-        raise ValueError(
+        raise UserError(
             f"{key} is {components}, but readin_weight in {path} has {weight.shape[1]} components."
         )
     return weight, bias

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import Gamma as GammaDistribution
 
+from lfads_torch.errors import UserError
 from lfads_torch.recurrence import poisson_losses
 
 
@@ -31,7 +32,7 @@ class Reconstruction(nn.Module, ABC):
     def reshape_output_params(self, output_params: Tensor) -> Tensor:
         """Turn the read-out (B, T, P·N), P blocks of N channels, into (B, T, N, P)."""
         if output_params.shape[-1] % self.n_params:
-            raise ValueError(
+            raise UserError(
                 f"model.readout gives {output_params.shape[-1]} features, which is no multiple of "
                 f"the {self.n_params} parameters that {type(self).__name__} needs per channel: "
                 f"set its out_features to {self.n_params} x channels."
@@ -100,7 +101,7 @@ class Poisson(Reconstruction):
     def check_data(self, data: Tensor) -> None:
         """Refuse negative counts, and warn of counts that are not whole."""
         if (data < 0).any():
-            raise ValueError(
+            raise UserError(
                 f"{type(self).__name__} models spike counts, which are not negative, but the "
                 f"lowest value is {_nan_min(data):g}. Give spikes per bin, or choose another "
                 f"reconstruction (Gaussian or MSE, say)."
@@ -181,7 +182,7 @@ class Gamma(Reconstruction):
     def check_data(self, data: Tensor) -> None:
         """Refuse data that are not positive."""
         if (data <= 0).any():
-            raise ValueError(
+            raise UserError(
                 f"Gamma models values above 0, but the lowest is {_nan_min(data):g}. Shift or clip "
                 f"the data, or use ZeroInflatedGamma if they hold exact zeros."
             )
@@ -255,7 +256,7 @@ class ZeroInflatedGamma(Reconstruction):
         """Refuse data that are neither zero nor above ``gamma_loc``."""
         outside = (data != 0) & (data <= self.gamma_loc)
         if outside.any():
-            raise ValueError(
+            raise UserError(
                 f"ZeroInflatedGamma models values that are 0 or above gamma_loc = "
                 f"{self.gamma_loc:g}, but there is {data[outside][0]:g}. Set such values to 0, or "
                 f"lower gamma_loc."

@@ -17,6 +17,7 @@ from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
 
 from lfads_torch.analysis import figures as plots
 from lfads_torch.datamodules import SessionDataset
+from lfads_torch.errors import UserError
 from lfads_torch.tuples import SessionBatch, SessionOutput
 from lfads_torch.utils import send_batch_to_device
 
@@ -51,7 +52,7 @@ class FigureCallback(pl.Callback, ABC):
 
     def __init__(self, log_every_n_epochs: int = 100) -> None:
         if log_every_n_epochs < 1:
-            raise ValueError(
+            raise UserError(
                 f"{type(self).__name__}: log_every_n_epochs must be at least 1, but is "
                 f"{log_every_n_epochs}."
             )
@@ -116,7 +117,7 @@ class RasterPlot(FigureCallback):
         super().__init__(log_every_n_epochs)
         _check_split(self, split)
         if n_samples < 1:
-            raise ValueError(f"RasterPlot: n_samples must be at least 1, but is {n_samples}.")
+            raise UserError(f"RasterPlot: n_samples must be at least 1, but is {n_samples}.")
         self.split = split
         self.n_samples = n_samples
 
@@ -167,7 +168,7 @@ class PSTHPlot(FigureCallback):
         super().__init__(log_every_n_epochs)
         _check_split(self, split)
         if min(n_channels, max_trials) < 1:
-            raise ValueError(
+            raise UserError(
                 f"PSTHPlot: n_channels and max_trials must be at least 1, but are {n_channels} and "
                 f"{max_trials}."
             )
@@ -211,7 +212,7 @@ class TrajectoryPlot(FigureCallback):
     def __init__(self, log_every_n_epochs: int = 100, max_trials: int = 100) -> None:
         super().__init__(log_every_n_epochs)
         if max_trials < 1:
-            raise ValueError(f"TrajectoryPlot: max_trials must be at least 1, but is {max_trials}.")
+            raise UserError(f"TrajectoryPlot: max_trials must be at least 1, but is {max_trials}.")
         self.max_trials = max_trials
 
     def figures(
@@ -328,7 +329,7 @@ def _title(split: str, session: int) -> str:
 
 def _check_split(callback: pl.Callback, split: str) -> None:
     if split not in SPLITS:
-        raise ValueError(
+        raise UserError(
             f"{type(callback).__name__}: split must be one of {', '.join(SPLITS)}, but is "
             f"{split!r}."
         )
@@ -356,7 +357,7 @@ class EarlyStoppingWithBurnInPeriod(EarlyStopping):
     def __init__(self, monitor: str, burn_in_period: int = 0, **kwargs: Any) -> None:
         super().__init__(monitor, **kwargs)
         if burn_in_period < 0:
-            raise ValueError(
+            raise UserError(
                 f"EarlyStoppingWithBurnInPeriod: burn_in_period must be at least 0, but is "
                 f"{burn_in_period}."
             )
@@ -392,7 +393,7 @@ class EpochSeed(pl.Callback):
 
     def __init__(self, seed: int) -> None:
         if seed < 0:
-            raise ValueError(f"EpochSeed: seed must be at least 0, but is {seed}.")
+            raise UserError(f"EpochSeed: seed must be at least 0, but is {seed}.")
         self.seed = seed
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -24,6 +24,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from lfads_torch.errors import MissingFileError, UserError
 from lfads_torch.utils import flatten
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -71,7 +72,7 @@ def find_config(config_path: str | Path) -> Path:
     for candidate in candidates:
         if candidate.is_file():
             return candidate.resolve()
-    raise FileNotFoundError(
+    raise MissingFileError(
         f"There is no configuration {str(config_path)!r}: neither of "
         f"{[str(candidate) for candidate in candidates]} exists."
     )
@@ -143,7 +144,7 @@ def compose(
     try:
         OmegaConf.resolve(config)
     except OmegaConfBaseException as error:
-        raise ValueError(f"The configuration {config_path} cannot be resolved: {error}") from error
+        raise UserError(f"The configuration {config_path} cannot be resolved: {error}") from error
     _check_complete(config)
     _modernise_trainer(config)
     _drop_inherited_arguments(config)
@@ -170,7 +171,7 @@ def compose_unresolved(
     if config_dir is not None:
         own = Path(config_dir).resolve()
         if not own.is_dir():
-            raise FileNotFoundError(f"There is no folder of configurations {config_dir}.")
+            raise MissingFileError(f"There is no folder of configurations {config_dir}.")
         folders.insert(0, own)
         if (own / primary.name).is_file():
             primary = own / primary.name
@@ -195,7 +196,7 @@ def _compose(main: Path, name: str, overrides: list[str], folders: Sequence[Path
         message = str(error).split("\nConfig search path")[0].strip()
         cause = f" ({error.__cause__})" if error.__cause__ else ""
         hint = _did_you_mean(message, main, name, overrides, folders)
-        raise ValueError(
+        raise UserError(
             f"The configuration {name}.yaml cannot be composed: {message}{cause}{hint}\n"
             f"Overrides: {overrides}. "
             f"Folders searched: {searched}."
@@ -243,14 +244,14 @@ def infer_dimensions(config: DictConfig) -> None:
 
     model, datamodule = config.get("model"), config.get("datamodule")
     if not isinstance(model, DictConfig) or not isinstance(datamodule, DictConfig):
-        raise ValueError(
+        raise UserError(
             "The configuration needs a model and a datamodule: choose them, as in "
             "model=generic datamodule=generic datamodule.datafile_pattern=FILE."
         )
     if "datafile_pattern" not in datamodule:
         return
     if not datamodule.datafile_pattern:
-        raise ValueError(
+        raise UserError(
             "datamodule.datafile_pattern is missing: give the path of an HDF5 file, or a pattern "
             "that matches one file for each session."
         )
@@ -299,14 +300,14 @@ def infer_dimensions(config: DictConfig) -> None:
             if model.get("ext_input_dim") != 0:
                 _settle(model, "model.ext_input_dim", shapes.n_ext_inputs, path)
         elif model.ext_input_dim:
-            raise ValueError(
+            raise UserError(
                 f"model.ext_input_dim = {model.ext_input_dim}, but {path} has no train_ext_input: "
                 f"add it to the file, or set model.ext_input_dim to 0."
             )
     if _takes(datamodule, "dm_ic_enc_seq_len"):
         t_ic = model.get("ic_enc_seq_len", 0)
         if datamodule.setdefault("dm_ic_enc_seq_len", t_ic) != t_ic:
-            raise ValueError(
+            raise UserError(
                 f"datamodule.dm_ic_enc_seq_len = {datamodule.dm_ic_enc_seq_len}, but "
                 f"model.ic_enc_seq_len = {t_ic}: they must be equal. Leave the former out."
             )
@@ -323,7 +324,7 @@ def _per_session(model: DictConfig, name: str, n_sessions: int) -> list[DictConf
     if not isinstance(node, ListConfig):
         return []
     if len(node) != n_sessions:
-        raise ValueError(
+        raise UserError(
             f"model.{name} has {len(node)} entries, but datamodule.datafile_pattern matches "
             f"{n_sessions} file(s): one entry for each session is needed."
         )
@@ -350,7 +351,7 @@ def _n_params(recon: DictConfig, key: str) -> int:
     try:
         return int(hydra.utils.instantiate(recon, _convert_="all").n_params)
     except (HydraException, AttributeError) as error:
-        raise ValueError(f"{key} is no reconstruction that can be made: {error}") from error
+        raise UserError(f"{key} is no reconstruction that can be made: {error}") from error
 
 
 def _settle(node: DictConfig, key: str, found: int, path: Path | str, unit: str = "") -> None:
@@ -360,7 +361,7 @@ def _settle(node: DictConfig, key: str, found: int, path: Path | str, unit: str 
         node[name] = found
     elif node[name] != found:
         what = f" (channels{unit})" if unit else ""
-        raise ValueError(
+        raise UserError(
             f"{key} = {node[name]}, but {path} asks for {found}{what}. Leave {key} out to have it "
             f"follow, or change either."
         )
@@ -373,7 +374,7 @@ def _locate(target: str, key: str) -> Any:
     try:
         return hydra.utils.get_object(target)
     except Exception as error:
-        raise ValueError(f"{key} = {target!r} cannot be imported: {error}") from error
+        raise UserError(f"{key} = {target!r} cannot be imported: {error}") from error
 
 
 def _targets(node: Any, key: str = "") -> Iterator[tuple[str, DictConfig]]:
@@ -391,7 +392,7 @@ def _targets(node: Any, key: str = "") -> Iterator[tuple[str, DictConfig]]:
 def _check_complete(config: DictConfig) -> None:
     missing = sorted(OmegaConf.missing_keys(config))
     if missing:
-        raise ValueError(f"The configuration leaves out {', '.join(missing)}: give their values.")
+        raise UserError(f"The configuration leaves out {', '.join(missing)}: give their values.")
 
 
 def _check_keys(config: DictConfig) -> None:
@@ -408,7 +409,7 @@ def _check_keys(config: DictConfig) -> None:
             if name not in parameters:
                 near = difflib.get_close_matches(name, parameters, n=1)
                 hint = f" Did you mean {near[0]}?" if near else ""
-                raise ValueError(
+                raise UserError(
                     f"{key}.{name} is no argument of {node._target_}.{hint} It takes: "
                     f"{', '.join(parameters)}."
                 )
@@ -417,7 +418,7 @@ def _check_keys(config: DictConfig) -> None:
 def _check_model(model: DictConfig) -> None:
     """Raise a ValueError if the model lacks arguments that the data do not give."""
     if "_target_" not in model:
-        raise ValueError("The model's configuration leaves out _target_: lfads_torch.model.LFADS.")
+        raise UserError("The model's configuration leaves out _target_: lfads_torch.model.LFADS.")
     parameters = _parameters(_locate(model._target_, "model._target_"))
     lacking = [
         name
@@ -427,7 +428,7 @@ def _check_model(model: DictConfig) -> None:
         and model.get(name) is None
     ]
     if lacking:
-        raise ValueError(
+        raise UserError(
             f"The model's configuration leaves out {', '.join(lacking)}. Start from the packaged "
             f"model/base.yaml (defaults: [base, _self_]), which has them all."
         )

@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from lfads_torch.datamodules import MANDATORY_KEYS, BasicDataModule
+from lfads_torch.errors import MissingFileError, UserError
 from lfads_torch.model import LFADS
 from lfads_torch.running.run_folder import CONFIG, LAST_CHECKPOINT, read_summary
 from lfads_torch.running.training import Run, sample
@@ -71,18 +72,18 @@ def infer(
     """
     run_dir, data_file = Path(run_dir), Path(data_file)
     if not data_file.is_file():
-        raise FileNotFoundError(f"There is no data file {data_file} (looked from {Path.cwd()}).")
+        raise MissingFileError(f"There is no data file {data_file} (looked from {Path.cwd()}).")
     weights = checkpoint_of(run_dir) if checkpoint is None else checkpoint
     model = LFADS.load_from_checkpoint(weights, trusted=trusted)
     n_sessions = len(model.readin)
     if session is None and n_sessions > 1:
-        raise ValueError(
+        raise UserError(
             f"The model in {run_dir} has {n_sessions} sessions: say which of them, 0 to "
             f"{n_sessions - 1}, the trials in {data_file} are from."
         )
     session = session or 0
     if not 0 <= session < n_sessions:
-        raise ValueError(
+        raise UserError(
             f"There is no session {session} in the model in {run_dir}: it has {n_sessions}, "
             f"counted from 0."
         )
@@ -122,10 +123,10 @@ def checkpoint_of(run_dir: str | Path) -> Path:
     """
     run_dir = Path(run_dir)
     if not (run_dir / CONFIG).is_file():
-        raise FileNotFoundError(f"{run_dir} is no folder of a run: it has no {CONFIG}.")
+        raise MissingFileError(f"{run_dir} is no folder of a run: it has no {CONFIG}.")
     path = run_dir / (read_summary(run_dir).get("best_checkpoint") or LAST_CHECKPOINT)
     if not path.is_file():
-        raise FileNotFoundError(f"There is no checkpoint {path}: name the one that is meant.")
+        raise MissingFileError(f"There is no checkpoint {path}: name the one that is meant.")
     return path
 
 
@@ -144,7 +145,7 @@ def _check_fits(model: LFADS, session: int, batch: SessionBatch, split: str, pat
         if field == "recon_data" and not data.numel():
             continue  # a test split may be without
         if data.shape[1] != n_bins or n_channels not in (None, data.shape[2]):
-            raise ValueError(
+            raise UserError(
                 f"{split}_{field} in {path} has {data.shape[1]} time bins and {data.shape[2]} "
                 f"channels, but session {session} of the model was trained on {n_bins} bins"
                 f"{f' and {n_channels} channels' if n_channels else ''}: the trials must be cut, "
@@ -152,15 +153,15 @@ def _check_fits(model: LFADS, session: int, batch: SessionBatch, split: str, pat
             )
     n_inputs = 0 if batch.ext_input is None else batch.ext_input.shape[2]
     if hps.ext_input_dim not in (0, n_inputs):
-        raise ValueError(
+        raise UserError(
             f"{split}_ext_input in {path} has {n_inputs} inputs, but the model takes "
             f"{hps.ext_input_dim}."
         )
     if torch.isinf(batch.encod_data).any():
-        raise ValueError(f"{split}_encod_data in {path} holds infinite values.")
+        raise UserError(f"{split}_encod_data in {path} holds infinite values.")
     missing = batch.encod_data.isnan().any()
     if missing and model.infer_aug_stack.process_batch(batch).encod_data.isnan().any():
-        raise ValueError(
+        raise UserError(
             f"{batch.encod_data.isnan().float().mean():.2%} of {split}_encod_data in {path} are "
             f"NaN, and the model was trained without a transform that handles missing samples "
             f"(lfads_torch.modules.augmentations.SelectiveBackpropThruTime)."

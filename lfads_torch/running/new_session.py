@@ -26,6 +26,7 @@ from torch import nn
 from lfads_torch.analysis.figures import plot_run
 from lfads_torch.checkpoints import describe, load_checkpoint
 from lfads_torch.datamodules import BasicDataModule, SessionShapes, session_shapes
+from lfads_torch.errors import MissingFileError, UserError
 from lfads_torch.model import LFADS
 from lfads_torch.modules.readin_readout import MultisessionReadin, MultisessionReadout
 from lfads_torch.modules.recons import Reconstruction, for_channels
@@ -94,7 +95,7 @@ def add_session(
         datamodule.setup("fit")
         data_file, *others = datamodule.session_files
         if others:
-            raise ValueError(
+            raise UserError(
                 f"datamodule.datafile_pattern = {datamodule.hparams.datafile_pattern!r} matches "
                 f"{1 + len(others)} files, but one session is added at a time."
             )
@@ -168,9 +169,9 @@ def one_session_model(
     shapes = _fitting_shapes(model, data_file)
     for name, value in changes.items():
         if name not in (*model.hparams, "train_aug_stack"):
-            raise ValueError(f"model.{name} is no hyperparameter of the model.")
+            raise UserError(f"model.{name} is no hyperparameter of the model.")
         if not name.startswith(_CHANGEABLE) and value != model.hparams[name]:
-            raise ValueError(
+            raise UserError(
                 f"model.{name} = {value} cannot be chosen: the model was trained with "
                 f"{model.hparams[name]}, and its shared weights stay as they are."
             )
@@ -207,7 +208,7 @@ def append_session(model: LFADS, one: LFADS) -> LFADS:
     for name in _SHARED:
         shared, other = (getattr(m, name).state_dict() for m in (model, one))
         if any(not torch.equal(shared[key], other[key].to(model.device)) for key in shared):
-            raise ValueError(
+            raise UserError(
                 f"The {name} of the new session's model is not that of the trained model: either "
                 f"it was made from another one, or its training changed what is shared."
             )
@@ -337,23 +338,23 @@ def _configure(
 def _fitting_shapes(model: LFADS, data_file: str | Path) -> SessionShapes:
     """Return the sizes of a session, or raise an error if its trials do not fit the model."""
     if not Path(data_file).is_file():
-        raise FileNotFoundError(f"There is no data file {data_file} (looked from {Path.cwd()}).")
+        raise MissingFileError(f"There is no data file {data_file} (looked from {Path.cwd()}).")
     shapes, hps = session_shapes(data_file), model.hparams
     found = (shapes.n_encod_bins, shapes.n_recon_bins)
     if found != (hps.encod_seq_len, hps.recon_seq_len):
-        raise ValueError(
+        raise UserError(
             f"{data_file} has {found[0]} encoded and {found[1]} reconstructed time bins, but the "
             f"model was trained on {hps.encod_seq_len} and {hps.recon_seq_len}: cut and bin the "
             f"trials of the new session as those of the others."
         )
     if hps.ext_input_dim not in (0, shapes.n_ext_inputs):
-        raise ValueError(
+        raise UserError(
             f"train_ext_input in {data_file} has {shapes.n_ext_inputs} inputs, but the model takes "
             f"{hps.ext_input_dim}."
         )
     n_channels = shapes.n_encod_channels
     if _reads_as_is(model) and n_channels != hps.encod_data_dim:
-        raise ValueError(
+        raise UserError(
             f"train_encod_data in {data_file} has {n_channels} channels, but the model has no "
             f"read-in (torch.nn.Identity): its encoder sees the {hps.encod_data_dim} channels of "
             f"its own session as they are. A model that is to take on sessions with other neurons "

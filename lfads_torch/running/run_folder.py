@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from lfads_torch.errors import ExistingFileError, MissingFileError, UserError
+from lfads_torch.files import move_aside
 from lfads_torch.running.compose import compose
-from lfads_torch.utils import move_aside
 
 if TYPE_CHECKING:
     from lfads_torch.running.training import Run
@@ -100,7 +101,7 @@ def make_run_dir(
     run_dir = Path(run_dir or _default_run_dir(config)).absolute()
     if run_dir.exists() and (not run_dir.is_dir() or any(run_dir.iterdir())):
         if not overwrite:
-            raise FileExistsError(
+            raise ExistingFileError(
                 f"{run_dir} exists. Continue that run with --resume, or choose another run_dir=…, "
                 f"or say --overwrite, which renames the folder."
             )
@@ -135,12 +136,12 @@ def resume_single(run_dir: str | Path, overrides: Mapping[str, Any] | Sequence[s
     """
     run_dir = Path(run_dir).absolute()
     if not (run_dir / CONFIG).is_file():
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"{run_dir} is no folder of a run that could be resumed: it has no {CONFIG}."
         )
     config = compose(run_dir / CONFIG, overrides)
     if config.model.get("_target_") == "lfads_torch.running.new_session.one_session_model":
-        raise ValueError(
+        raise UserError(
             f"{run_dir} is of scripts/add_session.py, which is not taken up again but started anew "
             f"(with --overwrite)."
         )

@@ -14,13 +14,15 @@ from torch import Tensor
 
 from lfads_torch import utils
 from lfads_torch.datamodules import BasicDataModule, load_session
+from lfads_torch.errors import UserError
+from lfads_torch.files import move_aside
 from lfads_torch.metrics import r2_score, regional_bits_per_spike
 from lfads_torch.model import LFADS
 from lfads_torch.modules.decoder import Decoder, DecoderRNN
 from lfads_torch.modules.recons import Poisson, PoissonBPS
 from lfads_torch.recurrence import is_linear, is_original, mean_rates
 from lfads_torch.tuples import Encoding, SessionBatch, SessionOutput
-from lfads_torch.utils import move_aside, send_batch_to_device
+from lfads_torch.utils import send_batch_to_device
 
 _ROWS = 256
 """Samples that a CPU decodes together; with more, their states leave its cache."""
@@ -77,7 +79,7 @@ def run_posterior_sampling(
         file.
     """
     if num_samples < 1:
-        raise ValueError(f"num_samples must be at least 1, but is {num_samples}.")
+        raise UserError(f"num_samples must be at least 1, but is {num_samples}.")
     if not model.hparams.variational:
         num_samples = 1
     sampling = _Sampling(num_samples, save_std, save_samples, max_memory_gb)
@@ -85,7 +87,7 @@ def run_posterior_sampling(
     n_files, n_sessions = len(datamodule.session_files), len(model.readin)
     sessions = range(n_files) if sessions is None else sessions
     if len(sessions) != n_files or not set(sessions) <= set(range(n_sessions)):
-        raise ValueError(
+        raise UserError(
             f"There are data of sessions {list(sessions)} in {n_files} file(s), but the model has "
             f"sessions {list(range(n_sessions))}: name one of them for each file."
         )

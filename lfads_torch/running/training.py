@@ -20,6 +20,7 @@ from pytorch_lightning.loggers import CSVLogger, Logger
 
 from lfads_torch.checkpoints import load_checkpoint
 from lfads_torch.data.windows import is_chopped, merge_file
+from lfads_torch.errors import MissingFileError, UserError
 from lfads_torch.model import LFADS
 from lfads_torch.running.callbacks import EpochSeed, LastCheckpoint
 from lfads_torch.running.compose import compose
@@ -99,9 +100,9 @@ def find_checkpoint(path: str | Path) -> Path:
         return path
     found = sorted(path.glob("*.ckpt"))
     if not found:
-        raise FileNotFoundError(f"checkpoint_dir = {path} is no file and holds no .ckpt file.")
+        raise MissingFileError(f"checkpoint_dir = {path} is no file and holds no .ckpt file.")
     if len(found) > 1:
-        raise ValueError(
+        raise UserError(
             f"checkpoint_dir = {path} holds {len(found)} checkpoints: name one of "
             f"{[file.name for file in found]}."
         )

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from omegaconf import OmegaConf
 
+from lfads_torch.errors import MissingFileError, UserError
 from lfads_torch.utils import flatten
 
 if TYPE_CHECKING:
@@ -219,7 +220,7 @@ def plot_pbt_hps(
     fields = [plot_field] if isinstance(plot_field, str) else list(plot_field or ())
     unknown = [field for field in fields if field not in numeric]
     if unknown:
-        raise ValueError(f"plot_field: {pbt_dir} has no numbers called {unknown}, but {numeric}.")
+        raise UserError(f"plot_field: {pbt_dir} has no numbers called {unknown}, but {numeric}.")
     fields = fields or ["score", *(c for c in numeric if c != "score" and hps[c].nunique() > 1)]
     winner = lineage(hps, trial)
     columns = min(3, len(fields))
@@ -264,7 +265,7 @@ def _rows(pbt_dir: str | Path) -> list[dict[str, Any]]:
     """Return the history, of the published implementation too."""
     rows = read_history(pbt_dir) or list(_published_rows(Path(pbt_dir)))
     if not rows:
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"{pbt_dir} holds no history of a sweep: there is neither {HISTORY} nor a result.json "
             f"in its folders. Give the folder of the sweep, and wait for its first generation."
         )

@@ -28,6 +28,8 @@ import numpy as np
 from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from lfads_torch.errors import MissingPackageError, UserError
+
 try:
     import ray
     from ray import tune
@@ -35,7 +37,7 @@ try:
     from ray.tune.schedulers import PopulationBasedTraining, TrialScheduler
     from ray.tune.search.basic_variant import BasicVariantGenerator
 except ImportError as error:
-    raise ImportError(
+    raise MissingPackageError(
         'Sweeps need Ray Tune: install it with pip install "lfads_torch[tune]", or, in a checkout, '
         'pip install -e ".[tune]".'
     ) from error
@@ -258,7 +260,7 @@ class ImprovementRatioStopper(tune.Stopper):  # type: ignore[misc]
         mode: str = "min",
     ) -> None:
         if patience < 2:
-            raise ValueError(f"patience must be at least 2 generations, but is {patience}.")
+            raise UserError(f"patience must be at least 2 generations, but is {patience}.")
         self.num_trials = num_trials
         self.first = max(perturbation_interval, burn_in_period)
         self.every = perturbation_interval
@@ -333,7 +335,7 @@ class BinaryTournamentPBT(PopulationBasedTraining):  # type: ignore[misc]
         mutations = dict(hyperparam_mutations or {})
         wrong = [name for name, value in mutations.items() if not isinstance(value, HyperParam)]
         if wrong or not mutations:
-            raise ValueError(
+            raise UserError(
                 f"hyperparam_mutations must hold a HyperParam for at least one hyperparameter; "
                 f"these are none: {wrong}."
             )
@@ -657,7 +659,7 @@ def _resources(options: SweepOptions) -> dict[str, float]:
         all(node.get(name.upper(), 0) >= wanted for name, wanted in asked.items()) for node in nodes
     ):
         there = [{name: node.get(name, 0) for name in ("CPU", "GPU")} for node in nodes]
-        raise ValueError(
+        raise UserError(
             f"A trial asks for {asked}, which no machine has: {there}. Lower sweep.cpus_per_trial, "
             f"sweep.gpus_per_trial or sweep.cpus_without_gpu."
         )
@@ -684,11 +686,11 @@ def make_search(
     try:
         searcher = instantiate(options.searcher, _convert_="all")
     except Exception as error:
-        raise ValueError(f"sweep.searcher cannot be made: {error}") from error
+        raise UserError(f"sweep.searcher cannot be made: {error}") from error
     try:
         return searcher, _make_scheduler(options, history)
     except Exception as error:
-        raise ValueError(f"sweep.scheduler cannot be made: {error}") from error
+        raise UserError(f"sweep.scheduler cannot be made: {error}") from error
 
 
 def _make_scheduler(options: SweepOptions, history: Sequence[Mapping[str, Any]]) -> Any:
@@ -705,7 +707,7 @@ def _make_scheduler(options: SweepOptions, history: Sequence[Mapping[str, Any]])
     known = {name: value for name, value in known.items() if name in parameters}
     if options.stopper:
         if "stopper" not in parameters:
-            raise ValueError(
+            raise UserError(
                 f"{node['_target_']} asks no stopper: say sweep.stopper=null, or use "
                 f"lfads_torch.sweeps.tournament.BinaryTournamentPBT."
             )

@@ -22,6 +22,8 @@ import numpy as np
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from lfads_torch.errors import MissingFileError, UserError
+from lfads_torch.files import move_aside
 from lfads_torch.running.compose import compose, compose_unresolved, format_overrides
 from lfads_torch.running.run_folder import (
     CONFIG,
@@ -35,7 +37,6 @@ from lfads_torch.running.run_folder import (
     write_summary,
 )
 from lfads_torch.sweeps.history import HISTORY, hyperparameters, lineage, read_history, read_pbt_hps
-from lfads_torch.utils import move_aside
 
 if TYPE_CHECKING:
     from lfads_torch.sweeps.ray_tune import Outcome
@@ -87,20 +88,20 @@ class SweepOptions:
         """
         node: Any
         if not isinstance(config.get("sweep"), DictConfig):
-            raise ValueError("The configuration has no sweep: choose sweep=random or sweep=pbt.")
+            raise UserError("The configuration has no sweep: choose sweep=random or sweep=pbt.")
         try:
             node = OmegaConf.to_container(config.sweep, resolve=True, throw_on_missing=True)
         except OmegaConfBaseException as error:
-            raise ValueError(f"sweep cannot be read: {error}") from error
+            raise UserError(f"sweep cannot be read: {error}") from error
         names = [field.name for field in dataclasses.fields(cls)]
         for name in map(str, node):
             if name not in names:
                 near = difflib.get_close_matches(name, names, n=1)
                 hint = f" Did you mean {near[0]}?" if near else ""
-                raise ValueError(f"sweep.{name} is no option of a sweep.{hint}")
+                raise UserError(f"sweep.{name} is no option of a sweep.{hint}")
         max_epochs = OmegaConf.select(config, "trainer.max_epochs")
         if max_epochs is not None and type(max_epochs) is not int:
-            raise ValueError(f"trainer.max_epochs must be an integer, but is {max_epochs!r}.")
+            raise UserError(f"trainer.max_epochs must be an integer, but is {max_epochs!r}.")
         options = cls(
             **{
                 "num_samples": None,
@@ -113,7 +114,7 @@ class SweepOptions:
         options._check_values()
         ends = (options.max_epochs, options.time_budget_hours, options.scheduler, options.stopper)
         if not any(ends):
-            raise ValueError(
+            raise UserError(
                 "The trials would never end: set trainer.max_epochs or sweep.time_budget_hours."
             )
         return options
@@ -125,7 +126,7 @@ class SweepOptions:
             if name == "max_concurrent" and value is None:
                 continue
             if type(value) is not int or value < least:
-                raise ValueError(
+                raise UserError(
                     f"sweep.{name} must be an integer of at least {least}, but is {value}."
                 )
         for name in _NUMBERS:
@@ -133,18 +134,18 @@ class SweepOptions:
             if name in ("gpus_per_trial", "time_budget_hours") and value is None:
                 continue
             if type(value) not in (int, float) or not value >= 0:
-                raise ValueError(f"sweep.{name} must be a number of at least 0, but is {value!r}.")
+                raise UserError(f"sweep.{name} must be a number of at least 0, but is {value!r}.")
         for name in ("scheduler", "searcher", "stopper"):
             value = getattr(self, name)
             if value is not None and not (isinstance(value, Mapping) and "_target_" in value):
-                raise ValueError(
+                raise UserError(
                     f"sweep.{name} must be null, or a class and its arguments "
                     f"({{_target_: …}}), but is {value!r}."
                 )
         if not isinstance(self.metric, str):
-            raise ValueError(f"sweep.metric must name a metric, but is {self.metric!r}.")
+            raise UserError(f"sweep.metric must name a metric, but is {self.metric!r}.")
         if self.mode not in ("min", "max"):
-            raise ValueError(f"sweep.mode must be min or max, but is {self.mode!r}.")
+            raise UserError(f"sweep.mode must be min or max, but is {self.mode!r}.")
 
     @property
     def num_trials(self) -> int:
@@ -163,7 +164,7 @@ def _read_space(node: Any) -> dict[str, Any]:
     from lfads_torch.sweeps.tournament import HyperParam
 
     if not isinstance(node, Mapping) or not node:
-        raise ValueError(
+        raise UserError(
             "sweep.space is empty: choose one (sweep=random or sweep=pbt), or name at least one "
             "hyperparameter, as in +sweep.space.lr_init={key:model.lr_init,min_samp:1e-5,"
             "max_samp:5e-3}."
@@ -171,22 +172,22 @@ def _read_space(node: Any) -> dict[str, Any]:
     space: dict[str, Any] = {}
     for name, entry in node.items():
         if not isinstance(entry, Mapping):
-            raise ValueError(f"sweep.space.{name} must be a mapping, but is {entry!r}.")
+            raise UserError(f"sweep.space.{name} must be a mapping, but is {entry!r}.")
         value: Any = {item: entry[item] for item in entry if item != "key"}
         key = str(entry.get("key", name))
         if len({"choice", "grid", "_target_"} & set(value)) == 0:
             try:
                 value = HyperParam(**value)
             except (TypeError, ValueError) as error:
-                raise ValueError(f"sweep.space.{name}: {error}") from error
+                raise UserError(f"sweep.space.{name}: {error}") from error
         elif "_target_" not in value:
             if len(value) > 1:
-                raise ValueError(
+                raise UserError(
                     f"sweep.space.{name} must be one of choice, grid or a range: {value}."
                 )
             ((kind, choices),) = value.items()
             if not isinstance(choices, list) or not choices:
-                raise ValueError(
+                raise UserError(
                     f"sweep.space.{name}.{kind} must be a list of values, but is {choices!r}."
                 )
         space[key] = value
@@ -271,7 +272,7 @@ def resume_sweep(run_dir: str | Path, overrides: Mapping[str, Any] | Sequence[st
     run_dir = Path(run_dir).absolute()
     path = run_dir / CONFIG
     if not path.is_file() or "sweep" not in OmegaConf.load(path):
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"{run_dir} is no folder of a sweep that could be resumed: it has no {CONFIG} with a "
             f"sweep in it."
         )
@@ -282,7 +283,7 @@ def resume_sweep(run_dir: str | Path, overrides: Mapping[str, Any] | Sequence[st
         return run_dir
     reached = max((row["epoch"] for row in read_history(run_dir)), default=0)
     if options.max_epochs is not None and options.max_epochs < reached:
-        raise ValueError(
+        raise UserError(
             f"trainer.max_epochs = {options.max_epochs}, but trials in {run_dir} have been trained "
             f"for up to {reached} epochs: give at least that."
         )
@@ -318,7 +319,7 @@ def _entry(key: str, value: Any) -> dict[str, Any]:
         return {"key": key, "choice": list(value)}
     if isinstance(value, Mapping):
         return {"key": key, **value}
-    raise ValueError(
+    raise UserError(
         f"The search space of {key} must be a HyperParam, a list to choose from, or a dictionary "
         f"as in sweep.space, but is {value!r}."
     )
@@ -346,7 +347,7 @@ def _check(config: DictConfig, options: SweepOptions) -> None:
             try:
                 values[key] = to_domain(value).sample()
             except Exception as error:
-                raise ValueError(f"sweep.space: {key} cannot be sampled: {error}") from error
+                raise UserError(f"sweep.space: {key} cannot be sampled: {error}") from error
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, CONFIG)
         OmegaConf.save(config, path)
@@ -362,7 +363,7 @@ def _check_monitors(trial: DictConfig, options: SweepOptions) -> None:
             continue
         monitor, mode = node.monitor, node.get("mode", "min")
         if (monitor, mode) != (options.metric, options.mode):
-            raise ValueError(
+            raise UserError(
                 f"callbacks.{name} keeps the model of the epoch with the {mode} {monitor}, but "
                 f"sweep.metric = {options.metric} and sweep.mode = {options.mode}. Set "
                 f"callbacks.{name}.monitor and callbacks.{name}.mode to the same, or "
@@ -416,7 +417,7 @@ def best_outcome(outcomes: Sequence["Outcome"], options: SweepOptions) -> "Outco
     ]
     if not candidates:
         errors = {o.trial: last_line(o.error) or o.metrics.get("diverged") for o in outcomes}
-        raise RuntimeError(f"Every trial failed before it left a model: {errors}.")
+        raise UserError(f"Every trial failed before it left a model: {errors}.")
     sign = 1 if options.mode == "min" else -1
     return min(candidates, key=lambda outcome: sign * _score(outcome, options))
 

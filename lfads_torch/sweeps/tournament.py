@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from lfads_torch.errors import UserError
 from lfads_torch.running.callbacks import EarlyStoppingWithBurnInPeriod
 from lfads_torch.sweeps.history import read_pbt_fitlog
 
@@ -79,34 +80,34 @@ class HyperParam:
     def __post_init__(self) -> None:
         given = f"HyperParam({self.min_samp}, {self.max_samp}, init={self.init}, sample_fn=…)"
         if self.sample_fn not in SAMPLE_FNS:
-            raise ValueError(
+            raise UserError(
                 f"sample_fn must be one of {', '.join(SAMPLE_FNS)}, but is {self.sample_fn!r}."
             )
         if not self.min_samp < self.max_samp:
-            raise ValueError(f"{given}: min_samp must be smaller than max_samp.")
+            raise UserError(f"{given}: min_samp must be smaller than max_samp.")
         if self.sample_fn == "loguniform" and self.min_samp <= 0:
-            raise ValueError(
+            raise UserError(
                 f"{given}: min_samp must be positive to sample log-uniformly. Use "
                 f"sample_fn='uniform' for a range that holds 0."
             )
         if self.min_samp < 0:
-            raise ValueError(f"{given}: perturbed values stay at least 0, so min_samp must be.")
+            raise UserError(f"{given}: perturbed values stay at least 0, so min_samp must be.")
         if not 0 < self.explore_wt <= 1:
-            raise ValueError(f"explore_wt must be in (0, 1], but is {self.explore_wt}.")
+            raise UserError(f"explore_wt must be in (0, 1], but is {self.explore_wt}.")
         if self.sample_fn == "randint" and not all(
             float(bound).is_integer() for bound in (self.min_samp, self.max_samp)
         ):
-            raise ValueError(f"{given}: randint needs whole numbers as bounds.")
+            raise UserError(f"{given}: randint needs whole numbers as bounds.")
         step = SMALLEST_STEP * self.explore_wt
         if self.enforce_limits and self._highest * (1 - step) <= self.min_samp * (1 + step):
-            raise ValueError(
+            raise UserError(
                 f"{given}: the limits are too close for values between them to be perturbed by "
                 f"{step:.2g} of themselves, the least that explore_wt={self.explore_wt} allows. "
                 f"Take them further apart, or set the value in the configuration and leave it out "
                 f"of the search."
             )
         if self.init is not None and not self._allows(self.init):
-            raise ValueError(f"{given}: init is not between the limits that are enforced.")
+            raise UserError(f"{given}: init is not between the limits that are enforced.")
 
     def __call__(self) -> float:
         """Draw a first value without a seed, which Ray's own schedulers ask for."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lfads_torch.datamodules import DANDI
+from lfads_torch.errors import ExistingFileError, FileAccessError, MissingPackageError, UserError
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def list_nwb(
         for part in parts:
             found = [a for a in assets if a.path.endswith(".nwb") and part in Path(a.path).name]
             if len(found) != 1:
-                raise ValueError(
+                raise UserError(
                     f"DANDI {DANDI[dataset]} ({dataset}) was expected to have one *{part}*.nwb, "
                     f"but version {dandiset.version_id} has {[asset.path for asset in found]}."
                 )
@@ -101,7 +102,7 @@ def download_nwb(files: Sequence[RemoteFile]) -> list[Path]:
     for file in files:
         if file.is_here:
             if digests.get_digest(file.local, "dandi-etag") != file.etag:
-                raise FileExistsError(
+                raise ExistingFileError(
                     f"{file.local} exists, but its content is not that of {file.url}. Move it "
                     f"away, or name another folder by --nwb."
                 )
@@ -110,9 +111,11 @@ def download_nwb(files: Sequence[RemoteFile]) -> list[Path]:
         try:
             download.download(file.url, file.local.parent)
         except RuntimeError as error:
-            raise OSError(f"{file.url} was not downloaded: {error}") from error
+            raise FileAccessError(f"{file.url} was not downloaded: {error}") from error
         if digests.get_digest(file.local, "dandi-etag") != file.etag:
-            raise OSError(f"The checksum of {file.local} is wrong: delete it, and download again.")
+            raise FileAccessError(
+                f"The checksum of {file.local} is wrong: delete it, and download again."
+            )
     return [file.local for file in files]
 
 
@@ -131,7 +134,7 @@ def _dandi(module: str) -> Any:
     try:
         return importlib.import_module(f"dandi.{module}")
     except ImportError as error:
-        raise ImportError(
+        raise MissingPackageError(
             f"Downloading needs dandi ({error}): pip install dandi. Or download by hand, from "
             f"https://dandiarchive.org/dandiset/NUMBER with NUMBER one of "
             f"{', '.join(f'{number} ({name})' for name, number in DANDI.items())}, and name the "

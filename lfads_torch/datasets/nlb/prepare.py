@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from lfads_torch.analysis.nlb import BIN_WIDTHS, PHASES, import_nlb_tools
 from lfads_torch.datamodules import DANDI
-from lfads_torch.utils import move_aside
+from lfads_torch.errors import ExistingFileError, MissingFileError, UserError
+from lfads_torch.files import move_aside
 
 # What nlb_tools needs neither for targets nor for trials, by the names in the files on DANDI.
 _TIME_SERIES = (
@@ -109,7 +110,7 @@ def prepare_nlb(
                 n, expected = (a.shape[2] for a in (test["test_encod_data"],
                                                     arrays["train_encod_data"]))  # fmt: skip
                 if n != expected:
-                    raise ValueError(
+                    raise UserError(
                         f"{nwb_files['test']} has {n} held-in neurons, but {nwb_files['train']} "
                         f"has {expected}: they are not of the same recording."
                     )
@@ -132,18 +133,18 @@ def prepare_nlb(
 def check_arguments(dataset: str, bin_widths_ms: Sequence[int], phases: Sequence[str]) -> None:
     """Raise a ValueError if there is no such recording, bin width or phase."""
     if dataset not in DANDI:
-        raise ValueError(
+        raise UserError(
             f"The Neural Latents Benchmark has no data set {dataset!r}; it has {', '.join(DANDI)}."
         )
     for bin_width_ms in bin_widths_ms:
         if bin_width_ms not in BIN_WIDTHS:
-            raise ValueError(
+            raise UserError(
                 f"The bin width must be 5 or 20 ms, for which the Neural Latents Benchmark has "
                 f"targets, but is {bin_width_ms}."
             )
     for phase in phases:
         if phase not in PHASES:
-            raise ValueError(f"The phase must be one of {', '.join(PHASES)}, but is {phase!r}.")
+            raise UserError(f"The phase must be one of {', '.join(PHASES)}, but is {phase!r}.")
 
 
 def refuse_existing(
@@ -154,7 +155,7 @@ def refuse_existing(
         for phase in phases:
             path = Path(output_dir) / file_name(dataset, bin_width_ms, phase)
             if path.exists():
-                raise FileExistsError(
+                raise ExistingFileError(
                     f"{path} exists. Choose another output folder, or say --overwrite, which "
                     f"renames the file."
                 )
@@ -172,9 +173,9 @@ def find_nwb(nwb_dir: str | Path, part: str) -> Path:
     """
     found = sorted(Path(nwb_dir).rglob(f"*{part}*.nwb"))
     if not found:
-        raise FileNotFoundError(f"There is no *{part}*.nwb in {Path(nwb_dir).absolute()}.")
+        raise MissingFileError(f"There is no *{part}*.nwb in {Path(nwb_dir).absolute()}.")
     if len(found) > 1:
-        raise ValueError(
+        raise UserError(
             f"There are several *{part}*.nwb in {Path(nwb_dir).absolute()} "
             f"({', '.join(path.name for path in found)}): name a folder that holds one recording."
         )
@@ -260,12 +261,12 @@ def _load(path: Path, bin_width_ms: int, behavior: str | None) -> Any:
     recording = interface.NWBDataset(str(path), skip_fields=skipped)
     fields = set(recording.data.columns.get_level_values(0))
     if behavior is not None and behavior not in fields:
-        raise ValueError(
+        raise UserError(
             f"{path} has no time series {behavior!r} at multiples of 1 ms, which the Neural "
             f"Latents Benchmark decodes; it has {', '.join(sorted(fields))}."
         )
     if "split" not in recording.trial_info:
-        raise ValueError(
+        raise UserError(
             f"The trials in {path} have no column 'split', which says what they are for: this is "
             f"no file of the Neural Latents Benchmark."
         )
@@ -281,7 +282,7 @@ def _cutting(path: Path) -> Iterator[None]:
     try:
         yield
     except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise ValueError(
+        raise UserError(
             f"nlb_tools cannot cut trials out of {path} ({type(error).__name__}: {error}). It "
             f"needs the columns of the benchmark's own files, trials of each split, and spikes and "
             f"behaviour without gaps within trials."
@@ -363,7 +364,7 @@ def _trial_numbers(recording: Any, split: str, n_trials: int, path: Path) -> NDA
     info = recording.trial_info
     numbers = info.trial_id[info.split == split].to_numpy(dtype="int64")
     if len(numbers) != n_trials:
-        raise ValueError(
+        raise UserError(
             f"{path} has {len(numbers)} trials of the split {split!r}, but nlb_tools cuts out "
             f"{n_trials}: some have no time to align them to."
         )
