@@ -7,35 +7,50 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from lfads_torch.errors import FileAccessError
+
 
 @contextmanager
-def written_atomically(path: str | Path) -> Iterator[Path]:
+def written_atomically(path: str | Path, keep_old: bool = False) -> Iterator[Path]:
     """Give the path of a temporary file to write, which becomes ``path`` when all is written.
 
     When the block ends, the content of the temporary file is flushed to the disk and the file
     takes the place of ``path`` in one step, so that no reader and no interruption ever meets half
     a file. If the block raises, the temporary file is removed and ``path`` stays as it was.
 
-    The temporary file lies in the folder of ``path``, which is made if it is missing, is hidden
+    The temporary file lies in the folder of ``path``, which is made if it is missing. It is hidden
     (its name starts with a dot) and has the suffix of ``path``, so that writers that choose a
-    format by the suffix work. It is all that a process which is killed leaves behind. An existing
-    file hands its permissions on to the new one; where ``path`` is a symbolic link, the file that
-    it leads to is replaced and the link stays.
+    format by the suffix work. A process that is killed leaves nothing else behind.
+
+    Parameters
+    ----------
+    path
+        The file to write. An existing file is replaced by one with its permissions; if ``path`` is
+        a symbolic link, the file that it leads to is replaced and the link stays.
+    keep_old
+        Rename an existing file with :func:`move_aside` rather than replace it.
+
+    Raises
+    ------
+    FileAccessError
+        If the folder cannot be made or written to, or ``path`` is a folder.
     """
-    with all_written_atomically([path]) as (temporary,):
+    with all_written_atomically([path], keep_old) as (temporary,):
         yield temporary
 
 
 @contextmanager
-def all_written_atomically(paths: Sequence[str | Path]) -> Iterator[list[Path]]:
+def all_written_atomically(
+    paths: Sequence[str | Path], keep_old: bool = False
+) -> Iterator[list[Path]]:
     """Do what :func:`written_atomically` does for several files that belong together.
 
     No file is replaced before all of them are complete and on the disk.
     """
-    finals = [Path(os.path.realpath(path)) for path in paths]
-    temporaries = [_temporary(final) for final in finals]
+    finals = [Path(path if keep_old else os.path.realpath(path)) for path in paths]
     for final in finals:
-        final.parent.mkdir(parents=True, exist_ok=True)
+        _prepare_folder(final)
+    temporaries = [_temporary(final) for final in finals]
     try:
         yield temporaries
         for final, temporary in zip(finals, temporaries, strict=True):
@@ -44,10 +59,24 @@ def all_written_atomically(paths: Sequence[str | Path]) -> Iterator[list[Path]]:
             with temporary.open("rb+") as file:
                 os.fsync(file.fileno())
         for final, temporary in zip(finals, temporaries, strict=True):
+            if keep_old:
+                move_aside(final)
             os.replace(temporary, final)
     finally:
         for temporary in temporaries:
             temporary.unlink(missing_ok=True)
+
+
+def _prepare_folder(path: Path) -> None:
+    """Make the folder of a file, and refuse one that cannot be written to."""
+    if path.is_dir():
+        raise FileAccessError(f"{path} is a folder: a file cannot be written in its place.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FileAccessError(f"The folder of {path} cannot be made: {error}") from error
+    if not os.access(path.parent, os.W_OK):
+        raise FileAccessError(f"{path} cannot be written: its folder is write-protected.")
 
 
 def _temporary(path: Path) -> Path:

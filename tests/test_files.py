@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from lfads_torch.errors import UserError
 from lfads_torch.files import all_written_atomically, move_aside, written_atomically
 
 
@@ -139,6 +140,37 @@ def test_several_writers_at_once(tmp_path):
         first.write_text("first")
         second.write_text("second")
     assert contents(tmp_path) == {"a.txt": "first"}
+
+
+def test_an_old_file_can_be_kept(tmp_path):
+    for text in ("old", "newer", "newest"):
+        with written_atomically(tmp_path / "a.h5", keep_old=True) as temporary:
+            temporary.write_text(text)
+    assert contents(tmp_path) == {"a.1.h5": "old", "a.2.h5": "newer", "a.h5": "newest"}
+
+    link = tmp_path / "link.h5"
+    link.symlink_to(tmp_path / "a.h5")
+    with written_atomically(link, keep_old=True) as temporary:
+        temporary.write_text("in the place of the link")
+    assert (tmp_path / "link.1.h5").is_symlink()
+    assert (tmp_path / "a.h5").read_text() == "newest"
+    assert not link.is_symlink()
+    assert link.read_text() == "in the place of the link"
+
+
+def test_places_that_cannot_be_written_to(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("old")
+    (tmp_path / "folder").mkdir()
+    for path, message in [
+        (tmp_path / "folder", "folder is a folder"),
+        (tmp_path / "file" / "a.txt", "folder of .*a.txt cannot be made"),
+    ]:
+        with pytest.raises(UserError, match=message), written_atomically(path):
+            pass
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path / "folder")
+    with pytest.raises(UserError, match="a.txt cannot be written: its folder is write-protected"):
+        with written_atomically(tmp_path / "folder" / "a.txt"):
+            pass
 
 
 # ------------------------------------------------------------------ move_aside
