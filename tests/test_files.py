@@ -168,9 +168,12 @@ def test_places_that_cannot_be_written_to(tmp_path, monkeypatch):
         with pytest.raises(UserError, match=message), written_atomically(path):
             pass
     monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path / "folder")
-    with pytest.raises(UserError, match="a.txt cannot be written: its folder is write-protected"):
-        with written_atomically(tmp_path / "folder" / "a.txt"):
-            pass
+    message = r"a\.txt cannot be written: its folder is write-protected"
+    with (
+        pytest.raises(UserError, match=message),
+        written_atomically(tmp_path / "folder" / "a.txt"),
+    ):
+        pass
 
 
 # ------------------------------------------------------------------ move_aside
