@@ -367,7 +367,7 @@ def main() -> None:
     chosen = {**vars(args), **unimportant}
     before = args.output / "options.json"
     if before.exists() and json.loads(before.read_text()) != chosen:
-        sys.exit(f"{args.output} has results of other options: choose another --output.")
+        sys.exit(f"{args.output} was made with other options: choose another --output.")
     before.write_text(json.dumps(chosen, indent=2))
     runs = [train(file, seed, args) for seed in range(args.seeds)]
     recordings = [read(file, run_dir) for run_dir in runs]

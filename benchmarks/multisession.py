@@ -367,7 +367,7 @@ def main() -> None:
     chosen = json.dumps({**vars(args), "output": None, "aligned_single": None}, indent=2)
     before = output / "options.json"
     if before.exists() and before.read_text() != chosen:
-        sys.exit(f"{output} has results of other options (options.json): choose another --output.")
+        sys.exit(f"{output} was made with other options (options.json): choose another --output.")
     before.write_text(chosen)
     start = time.monotonic()
     results = run_all(output, args)

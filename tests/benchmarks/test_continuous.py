@@ -6,6 +6,8 @@ from scipy.io import savemat
 from scipy.ndimage import gaussian_filter1d
 
 from benchmarks import continuous
+from lfads_torch.data.hdf5 import write_h5
+from lfads_torch.data.windows.chop import chop_recording
 from tests.conftest import TINY_SIZES
 
 
@@ -78,9 +80,6 @@ def test_the_whole_benchmark(recording, tmp_path, monkeypatch, capsys):
 
 def test_seams_of_windows_that_differ(tmp_path, recording):
     """Windows with offsets of their own jump where they are laid end to end, and fade if merged."""
-    from lfads_torch.data.windows.chop import chop_recording
-    from lfads_torch.data.hdf5 import write_h5
-
     arrays, chop = chop_recording(recording.counts, 40, 10)
     rng = np.random.default_rng(0)
     for split, starts in chop.starts.items():

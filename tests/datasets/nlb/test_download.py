@@ -140,9 +140,8 @@ def test_download(archive, tmp_path):
     assert f"{len(content) / 1e6:.1f} MB" in description
     assert f"dandi://{INSTANCE}/000129@0.220113.0400/{NAME}" in description
     assert not folder.exists()
-    assert not any(
-        "/download/" in path for path, _ in archive.requests
-    )  # Nothing is downloaded yet.
+    # Nothing is downloaded yet.
+    assert not any("/download/" in path for path, _ in archive.requests)
 
     assert download_nwb(files) == [file.local]
     assert file.local.read_bytes() == content
