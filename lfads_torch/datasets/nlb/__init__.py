@@ -1,1 +1,9 @@
-"""The Neural Latents Benchmark: downloading its recordings and making data files of them."""
+"""The Neural Latents Benchmark: its recordings, downloading them, and making data files of them.
+
+========================  ==========================================================================
+:mod:`~.registry`         names and numbers of the recordings
+:mod:`~.download`         NWB files from the DANDI archive
+:mod:`~.prepare`          from NWB files to data files
+:mod:`~.compatibility`    ``nlb_tools`` with current versions of pandas
+========================  ==========================================================================
+"""
