@@ -22,7 +22,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from lfads_torch.analysis.figures import trial_conditions
+from lfads_torch.data.conditions import trial_conditions
 from lfads_torch.datamodules import find_session_files, session_shapes
 from lfads_torch.errors import ExistingFileError, FileAccessError, UserError
 

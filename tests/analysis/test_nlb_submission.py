@@ -258,4 +258,5 @@ def test_the_script(validation, monkeypatch, capsys):
     )
     code, said = main(validation / "nothing")
     assert code == 1
-    assert "FileNotFoundError" in said.err
+    assert said.err.startswith("\nMissingFileError: ")
+    assert len(said.err.strip().splitlines()) == 1

@@ -16,8 +16,8 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from lfads_torch.analysis.nlb import BIN_WIDTHS, PHASES, import_nlb_tools
 from lfads_torch.datamodules import DANDI
+from lfads_torch.datasets.nlb.registry import BIN_WIDTHS, PHASES, import_nlb_tools
 from lfads_torch.errors import ExistingFileError, MissingFileError, UserError
 from lfads_torch.files import move_aside
 
