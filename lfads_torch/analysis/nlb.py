@@ -1,8 +1,8 @@
 """Scores of the Neural Latents Benchmark (Pei et al. 2021, NeurIPS), by the benchmark's own code.
 
 Data and rates are given as ``nlb_tools`` expects them: in dictionaries that
-``nlb_tools.evaluation.evaluate({group: targets}, {group: rates})`` accepts as well. ``nlb_tools`` is
-imported only when scores are computed.
+``nlb_tools.evaluation.evaluate({group: targets}, {group: rates})`` accepts as well. The package
+``nlb_tools`` is imported only when scores are computed.
 """
 
 from collections.abc import Mapping

@@ -55,11 +55,11 @@ def make_nlb_submission(
     """Write the rates that runs inferred to a file that ``nlb_tools.evaluation.evaluate`` scores.
 
     The file has a group for each recording, named ``mc_maze`` for bins of 5 ms and ``mc_maze_20``
-    for bins of 20 ms, with ``{train,eval}_rates_{heldin,heldout}`` and, with ``_forward``, the rates
-    in later bins: spikes per bin, averaged over samples of the posterior. In the validation phase,
-    ``train`` and ``eval`` are the training and the validation trials. In the test phase, ``train``
-    are training and validation trials together, in the order of the recording, and ``eval`` are the
-    test trials.
+    for bins of 20 ms. A group holds ``{train,eval}_rates_{heldin,heldout}`` and, with ``_forward``,
+    the rates in later bins: spikes per bin, averaged over samples of the posterior. In the
+    validation phase, ``train`` and ``eval`` are the training and the validation trials. In the test
+    phase, ``train`` are training and validation trials together, in the order of the recording, and
+    ``eval`` are the test trials.
 
     Parameters
     ----------
@@ -73,8 +73,8 @@ def make_nlb_submission(
         Files to read the rates from, such as ``scripts/infer.py`` writes. By default they are the
         output files in the folders.
     dataset, bin_width_ms, phase
-        The recording of the benchmark and the phase. By default they are taken from the name of the
-        data file, ``{dataset}-{bin width}ms-{phase}.h5``, which ``scripts/prepare_nlb.py`` gives it.
+        The recording of the benchmark and the phase. By default they are taken from the name that
+        ``scripts/prepare_nlb.py`` gives the data file, ``{dataset}-{bin width}ms-{phase}.h5``.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""Scores of the Neural Latents Benchmark depend on their arguments alone, and leave them alone."""
+"""Scores of the Neural Latents Benchmark, from targets and rates."""
 
 import copy
 
@@ -23,13 +23,13 @@ def test_a_fixed_penalty_is_the_default():
     assert scores[False]["co_bps"] == scores[True]["co_bps"]
 
 
-def test_scoring_leaves_its_arguments_as_they_are():
+def test_scoring_does_not_change_its_arguments():
     arrays = benchmark_arrays()
     targets = target_tensors(arrays, "data")
     zeros = [np.zeros((n, T_REC, N)) for n in N_TRIALS.values()]
     rates = rate_tensors(*zeros, N_ENC, T_ENC)
     before = copy.deepcopy(targets)
-    assert benchmark_scores(targets, rates)["co_bps"] < -1  # nlb_tools takes 1e-9 for 0
+    assert benchmark_scores(targets, rates)["co_bps"] < -1  # nlb_tools replaces rates of 0 by 1e-9
     assert all((value == 0).all() for value in rates.values())
     for key in targets.keys() - {"eval_cond_idx"}:
         np.testing.assert_array_equal(targets[key], before[key])

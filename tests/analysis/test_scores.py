@@ -1,4 +1,4 @@
-"""Scores are those of the rates in the file, and better the better these are."""
+"""Scores of the rates in an output file, and of smoothed counts for comparison."""
 
 import h5py
 import pytest
@@ -28,7 +28,7 @@ def datamodule(tiny_file):
 def test_scores(model, datamodule, tmp_path):
     (path,) = run_posterior_sampling(model, datamodule, tmp_path / "o.h5", 2)
     arrays = tiny_arrays()
-    with h5py.File(path, "r+") as file:  # as if the model knew the true rates
+    with h5py.File(path, "r+") as file:  # the true rates
         file["valid_output_params"][...] = arrays["valid_truth"] / 20
     scores = validation_scores(model, path)
     assert scores["r2"] == pytest.approx(1, abs=1e-5)
@@ -47,7 +47,7 @@ def test_scores_of_other_data_have_no_bits(datamodule, tmp_path):
 
 
 def test_best_smoothing_is_the_best_of_many_widths():
-    """Counts whose mean changes slowly are smoothed much; the figures are SciPy's and R²'s."""
+    """The score is that of SciPy's filter with this width, and other widths are worse."""
     generator = torch.Generator().manual_seed(0)
     time = torch.arange(60.0)[None, :, None]
     truth = (2 + torch.sin(time / 8 + torch.arange(3.0))).expand(20, 60, 3)

@@ -1,4 +1,4 @@
-"""Data to draw, and what tests look for in figures."""
+"""Arrays to draw, and functions that find the parts of a figure."""
 
 import numpy as np
 
@@ -29,6 +29,6 @@ def legend_texts(figure):
 
 
 def rendered(figure, tmp_path):
-    """Render a figure: a constrained layout that fails warns only then."""
+    """Render a figure and return it, since a layout that fails warns only when it is rendered."""
     save_figure(figure, tmp_path / "figure.png", dpi=40)
     return figure

@@ -53,7 +53,7 @@ def test_psth_smooths_data_only_and_says_so():
     figure = psth(constant, RATES[:4, :, :1], [0, 0, 0, 0], smooth_bins=2)
     data, rates = labelled(figure, "data, smoothed")[0], labelled(figure, "inferred rates")[0]
     assert "Gaussian, s.d. 2 bins" in data.get_ylabel()
-    np.testing.assert_allclose(data.lines[0].get_ydata(), 3)  # no loss at the ends
+    np.testing.assert_allclose(data.lines[0].get_ydata(), 3)  # also at the ends
     np.testing.assert_allclose(rates.lines[0].get_ydata(), RATES[:4, :, 0].mean(axis=0))
 
 

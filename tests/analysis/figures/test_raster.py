@@ -59,8 +59,8 @@ def test_raster_shows_data(tmp_path):
     assert len(labelled(figure, "spikes per bin")) == 2  # one bar for data, one for rates
 
 
-def test_raster_of_what_there_is(tmp_path):
-    """Neither a controller, nor truth, external inputs or held-out samples; time in seconds."""
+def test_raster_without_optional_arrays(tmp_path):
+    """Rows of inputs and true rates, which are absent here, are left out."""
     figure = raster(
         DATA[:2],
         RATES[:2],

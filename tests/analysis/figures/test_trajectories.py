@@ -7,7 +7,7 @@ from tests.analysis.figures.drawn import RATES, RNG, B, T, legend_texts, rendere
 
 
 def test_trajectories_are_principal_components(tmp_path):
-    """A plane in five dimensions, turned about: both components hold all there is to see."""
+    """Factors on a rotated plane in five dimensions have two components."""
     plane = RNG.normal(size=(B, T, 2)) * [3.0, 1.0]
     plane -= plane.mean(axis=(0, 1))
     turn = np.linalg.qr(RNG.normal(size=(5, 5)))[0][:2]

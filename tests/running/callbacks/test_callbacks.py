@@ -1,11 +1,11 @@
-"""Callbacks are light to import."""
+"""Importing the callbacks imports no package that only some runs need."""
 
 import subprocess
 import sys
 
 
 def test_import_does_not_import_matplotlib():
-    """Lightning does, by way of torchmetrics; what the import of this module adds is nothing."""
+    """Lightning imports it through torchmetrics, so only further imports are detected."""
     code = (
         "import sys, pytorch_lightning\n"
         "for name in [name for name in sys.modules if name.startswith('matplotlib')]:\n"

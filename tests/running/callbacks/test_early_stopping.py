@@ -11,7 +11,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:pytorch_lightning")
 
 
 class Script(pl.LightningModule):
-    """Logs given values, one an epoch."""
+    """Logs one of the given values in each epoch."""
 
     def __init__(self, values):
         super().__init__()
@@ -29,7 +29,7 @@ class Script(pl.LightningModule):
 
 
 class Watch(pl.Callback):
-    """Keeps the count and the best value of an early stopping after each epoch."""
+    """Records the wait count and the best value of an early stopping after each epoch."""
 
     def __init__(self, stopping):
         self.stopping, self.seen = stopping, []
@@ -40,7 +40,7 @@ class Watch(pl.Callback):
 
 def run_script(stopping, values, tmp_path, max_epochs=None, **options):
     watch = Watch(stopping)
-    watch.on_train_end = watch.on_train_epoch_end  # callbacks run before those that monitor
+    watch.on_train_end = watch.on_train_epoch_end  # after the callback that stops
     trainer = pl.Trainer(
         max_epochs=max_epochs or len(values),
         callbacks=[stopping, watch],

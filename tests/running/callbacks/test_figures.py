@@ -58,11 +58,11 @@ def test_figures_of_a_run(tmp_path):
 
 
 def test_figures_do_not_change_training(tmp_path):
-    """Losses and random numbers agree to the bit, and so do the modes of the modules."""
+    """Losses and random numbers are bitwise equal, and the modes of the modules are the same."""
     runs = []
     for callbacks in ([], all_figures(1)):
         losses, model = Losses(), make_model()
-        model.recon.eval()  # somebody's choice, to be respected
+        model.recon.eval()  # a mode that a user has chosen, and that has to be kept
         datamodule = make_data(tmp_path, conditions=True, attr_keys=["valid_cond_idx"])
         random.seed(0)
         fit(tmp_path, [*callbacks, losses], datamodule, model)
@@ -74,7 +74,7 @@ def test_figures_do_not_change_training(tmp_path):
 
 
 def test_figures_show_the_data(tmp_path, monkeypatch):
-    """The right trials of the right session, and what is held out of them."""
+    """The arrays are those of the chosen trials, with the sizes of what the encoder sees."""
     shown = {}
 
     def record(name):
@@ -133,7 +133,7 @@ def test_no_psth_without_conditions(tmp_path, caplog):
         fit(tmp_path, [PSTHPlot(), TrajectoryPlot()], make_data(tmp_path), max_epochs=1)
     assert drawn(tmp_path) == ["trajectories_valid_sess0_epoch0000.png"]
     assert not caplog.records
-    # Reshuffling deals trials out anew, so that indices of trials mean others.
+    # Once trials are shuffled between the splits, indices of trials are not valid any more.
     datamodule = make_data(tmp_path)
     datamodule.hparams.reshuffle_tv_seed = 0
     datamodule.valid_cond_idx = np.array([np.array([0, 3]), np.array([1])], dtype=object)

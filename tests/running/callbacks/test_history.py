@@ -37,7 +37,7 @@ def test_history_of_every_epoch(tmp_path):
 
 
 class Slow(pl.Callback):
-    """Takes 20 ms in each part of training."""
+    """Waits 20 ms in each part of a training."""
 
     def wait(self, *args, **kwargs):
         time.sleep(0.02)
@@ -51,5 +51,5 @@ def test_stopwatch_measures_epochs_and_nothing_else(tmp_path):
     start = time.perf_counter()
     fit(tmp_path, [stopwatch, Slow()], make_data(tmp_path), num_sanity_val_steps=0)
     whole = time.perf_counter() - start
-    # Two epochs of two batches and one validation; the four other parts are no epochs.
+    # Two epochs have two batches and one validation each. Four parts are outside of the epochs.
     assert 2 * 3 * 0.02 <= stopwatch.seconds <= whole - 4 * 0.02

@@ -10,7 +10,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:pytorch_lightning")
 
 
 def resume(tmp_path, model, *callbacks, change=None, max_epochs=2, logger=False):
-    """Train a model on from a checkpoint of one epoch, made with rate 4e-3."""
+    """Continue training from a checkpoint of one epoch, made with learning rate 4e-3."""
     path = tmp_path / "first.ckpt"
     if not path.is_file():
         first = fit(tmp_path, [], make_data(tmp_path), make_model(lr_init=4e-3), max_epochs=1)
@@ -29,8 +29,8 @@ def test_hyperparameters_of_the_model_replace_those_of_a_checkpoint(tmp_path):
     (optimizer,) = resume(tmp_path, make_model(**own), ApplyHyperparameters()).optimizers
     group = optimizer.param_groups[0]
     assert (group["lr"], group["eps"], group["betas"]) == (1e-3, 1e-5, (0.5, 0.999))
-    assert optimizer.state[group["params"][0]]["step"] == 2 * 2  # moments go on
-    # Without, they are those of the checkpoint.
+    assert optimizer.state[group["params"][0]]["step"] == 2 * 2  # the moments are those of the checkpoint
+    # Without the callback, the settings are those of the checkpoint.
     (optimizer,) = resume(tmp_path, make_model(**own)).optimizers
     assert optimizer.param_groups[0]["lr"] == 4e-3
     assert optimizer.param_groups[0]["eps"] == 1e-8
@@ -46,7 +46,7 @@ def test_hyperparameters_are_left_alone_without_a_checkpoint(tmp_path):
 
 
 def test_hyperparameters_that_are_the_same_change_nothing(tmp_path):
-    """To the bit, also of a learning rate that has been lowered."""
+    """Losses are bitwise equal, even if the learning rate of the checkpoint has been lowered."""
 
     def lower(content):
         content["optimizer_states"][0]["param_groups"][0]["lr"] = 1.1e-3

@@ -95,7 +95,7 @@ EXPECTED = {
 def test_scores_are_those_of_nlb_tools_called_by_hand(tmp_path, dataset):
     arrays = benchmark_arrays(dataset)
     path = write(tmp_path / "data.h5", arrays)
-    # epochs 0 and 1: the scores are of the weights after the last of them
+    # After epochs 0 and 1, the logged scores are those of the final weights.
     trainer, model, _ = fit(path, NLBEvaluation(1, decoding_cv_sweep=True))
     logged = {k.removeprefix("nlb/"): float(v) for k, v in trainer.callback_metrics.items()
               if k.startswith("nlb/") and "_smth" not in k}  # fmt: skip
@@ -117,7 +117,7 @@ def test_training_is_the_same_without_it(tmp_path):
 
 
 def logged(files, epochs, every, root, ckpt=None):
-    """Return the scores that are known after each epoch's validation, and the trainer."""
+    """Train, and return the scores that are logged after each validation, and the trainer."""
     rows = {}
 
     class Spy(NLBEvaluation):
@@ -143,12 +143,12 @@ def test_every_n_epochs_and_smoothed(tmp_path):
         smoothed = value if smoothed is None else 0.3 * smoothed + 0.7 * value
         assert row["nlb/co_bps_smth"] == pytest.approx(smoothed, rel=1e-6)
     assert len({row["nlb/co_bps"] for row in fresh}) == 3
-    # not evaluated between: nothing new
+    # There is no evaluation in the other epochs.
     assert rows[1] in ({}, rows[0])
     assert rows[3] in ({}, rows[2])
 
 
-def test_the_memory_of_smoothing_is_in_the_checkpoint(tmp_path):
+def test_smoothed_scores_are_in_the_checkpoint(tmp_path):
     path = write(tmp_path / "data.h5", benchmark_arrays())
     _, trainer = logged(path, 2, 1, tmp_path)
     trainer.save_checkpoint(tmp_path / "half.ckpt")
@@ -170,14 +170,14 @@ def test_every_session_has_its_scores(tmp_path):
         for suffix in ("", "_smth"):
             sessions = [metrics[f"nlb/{name}{suffix}/sess{s}"] for s in range(2)]
             assert metrics[f"nlb/{name}{suffix}"] == pytest.approx(np.mean(sessions), rel=1e-6)
-    # The second session, through its own read-out.
+    # The scores of the second session are computed by hand with its own read-out.
     model.readout[0], model.readin[0] = model.readout[1], model.readin[1]
     expected = by_hand(model, both[1], "mc_maze")
     for name, value in expected.items():
         assert metrics[f"nlb/{name}/sess1"] == pytest.approx(value, rel=2e-5, abs=2e-6)
 
 
-def test_test_trials_have_no_part_in_it(tmp_path):
+def test_test_trials_are_not_used(tmp_path):
     arrays = benchmark_arrays()
     rng = np.random.default_rng(9)
     paths = []
@@ -190,28 +190,28 @@ def test_test_trials_have_no_part_in_it(tmp_path):
     assert "nlb/co_bps" in one
 
 
-def test_trials_that_are_dealt_out_anew_keep_their_conditions(tmp_path):
+def test_shuffled_trials_keep_their_conditions(tmp_path):
     arrays = benchmark_arrays()
     path = write(tmp_path / "data.h5", arrays)
     trainer, model, _ = fit(
         path, NLBEvaluation(1, True), reshuffle_tv_seed=5, batch_keys=["behavior"]
     )
-    dealt = load_session(path, 5)
+    shuffled = load_session(path, 5)
     condition = np.empty(sum(N_TRIALS.values()))
     for split, first in (("train", 0), ("valid", N_TRIALS["train"])):
         for i, trials in enumerate(arrays[f"{split}_cond_idx"]):
             condition[first + trials] = i
     order = np.random.default_rng(5).permutation(len(condition))[N_TRIALS["train"] :]
-    dealt["valid_cond_idx"] = np.empty(3, dtype=object)
+    shuffled["valid_cond_idx"] = np.empty(3, dtype=object)
     for i in range(3):
-        dealt["valid_cond_idx"][i] = np.flatnonzero(condition[order] == i)
-    expected = by_hand(model, dealt, "mc_maze")
+        shuffled["valid_cond_idx"][i] = np.flatnonzero(condition[order] == i)
+    expected = by_hand(model, shuffled, "mc_maze")
     for name, value in expected.items():
         value_logged = float(trainer.callback_metrics[f"nlb/{name}"])
         assert value_logged == pytest.approx(value, rel=2e-5, abs=2e-6), name
 
 
-def test_arrays_that_cannot_be_dealt_out_anew(tmp_path):
+def test_arrays_that_cannot_be_shuffled(tmp_path):
     path = write(tmp_path / "data.h5", without("train_jitter")(benchmark_arrays("dmfc_rsg")))
     with pytest.raises(ValueError, match=r"data\.h5 holds valid_jitter of validation trials alone"):
         fit(path, NLBEvaluation(1), reshuffle_tv_seed=5)
@@ -255,7 +255,7 @@ def without(*keys, **replaced):
         ),
     ],
 )
-def test_data_that_lack_something_are_named(tmp_path, change, message):
+def test_incomplete_data_are_named(tmp_path, change, message):
     path = write(tmp_path / "data.h5", change(benchmark_arrays()))
     model = tiny_model()
     if "nothing" in message:
@@ -269,7 +269,7 @@ def test_data_that_lack_something_are_named(tmp_path, change, message):
     assert trainer.global_step == 0
 
 
-def test_scores_that_there_cannot_be_are_named(tmp_path):
+def test_scores_that_the_data_do_not_allow_are_named(tmp_path):
     keys = ("train_score_mask", "valid_score_mask", "psth", "train_cond_idx", "valid_cond_idx")
     path = write(tmp_path / "data.h5", without(*keys)(benchmark_arrays("dmfc_rsg")))
     with pytest.warns(UserWarning, match="does not allow") as warned:
@@ -281,7 +281,7 @@ def test_scores_that_there_cannot_be_are_named(tmp_path):
     assert scored == {"nlb/co_bps", "nlb/fp_bps", "nlb/co_bps_smth", "nlb/fp_bps_smth"}
 
 
-def test_models_of_something_else_than_counts(tmp_path):
+def test_models_of_other_data_than_counts(tmp_path):
     path = write(tmp_path / "data.h5", benchmark_arrays())
     with pytest.raises(ValueError, match=r"needs a model of spike counts, such as model\.recon"):
         fit(path, NLBEvaluation(1), recon=Gaussian)

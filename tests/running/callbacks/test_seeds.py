@@ -49,7 +49,7 @@ def test_epoch_seed_leaves_later_batches_alone():
 
 
 def test_resumed_run_is_the_uninterrupted_one(tmp_path):
-    """4 epochs are 2 + 2, with dropout, posterior samples and figures in between."""
+    """Two and two epochs equal four epochs, with dropout, posterior samples and figures."""
     checkpoint = ModelCheckpoint(tmp_path / "checkpoints", save_last=True)
     options = {"enable_checkpointing": True}
     whole, first, second = Losses(), Losses(), Losses()

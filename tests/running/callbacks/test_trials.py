@@ -12,7 +12,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:pytorch_lightning")
 
 
 def test_figures_restore_modes_and_random_state(tmp_path):
-    """Also where an augmentation draws random numbers at inference."""
+    """This holds even if an augmentation draws random numbers at inference."""
 
     class Noise:
         def process_batch(self, batch):

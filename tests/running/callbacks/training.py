@@ -34,7 +34,7 @@ def write_data(path, conditions=False, truth=False, seed=0, **extra):
 
 
 def make_model(n_sessions=1, **overrides):
-    """Build a tiny model that draws random numbers in training: dropout, posterior samples."""
+    """Build a tiny model with dropout and posterior samples, which are random in training."""
     torch.manual_seed(1)
     config = OmegaConf.load(CONFIG)
     model = config.model
@@ -57,7 +57,7 @@ def make_model(n_sessions=1, **overrides):
 def make_data(tmp_path, n_sessions=1, attr_keys=(), batch_keys=(), **content):
     for session in range(n_sessions):
         write_data(tmp_path / f"data{session}.h5", seed=session, **content)
-    torch.manual_seed(2)  # seeds the order of the trials
+    torch.manual_seed(2)  # determines the order of the trials
     pattern = str(tmp_path / "data*.h5")
     return BasicDataModule(pattern, batch_keys, attr_keys, batch_size=3 * n_sessions)
 
@@ -90,7 +90,7 @@ def drawn(tmp_path):
 
 
 class Losses(pl.Callback):
-    """Keeps the training losses of every step, and a random number after it."""
+    """Records the training loss of every step, and a random number drawn after it."""
 
     def __init__(self):
         self.values = []
