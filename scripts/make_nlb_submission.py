@@ -1,4 +1,4 @@
-"""Write a run's rates as a submission to the Neural Latents Benchmark (see --help)."""
+"""Write rates for a benchmark. See ``python scripts/make_nlb_submission.py --help``."""
 
 import sys
 

@@ -28,7 +28,7 @@ from lfads_torch.datamodules import (
     reshuffle_train_valid,
     to_tensor,
 )
-from lfads_torch.datasets import synthetic
+from lfads_torch.cli.simulate import make_parser
 from lfads_torch.modules import recons
 from lfads_torch.modules.augmentations import AugmentationStack, SelectiveBackpropThruTime
 from lfads_torch.modules.priors import Null
@@ -698,8 +698,8 @@ def test_hint_for_synthetic_data_is_a_command_that_works(tmp_path, name):
     with pytest.raises(FileNotFoundError, match="Generate it: python -m ") as error:
         set_up(tmp_path / name)
     command = shlex.split(str(error.value).partition("Generate it: ")[2])
-    assert command[:3] == ["python", "-m", "lfads_torch.datasets.synthetic"]
-    options = synthetic._parser().parse_args(command[3:])
+    assert command[:3] == ["python", "-m", "lfads_torch.synthetic"]
+    options = make_parser().parse_args(command[3:])
     assert options.output == tmp_path / name
 
 
@@ -708,7 +708,7 @@ def test_hint_for_synthetic_sessions(tmp_path):
     with pytest.raises(FileNotFoundError, match="Generate it: python -m ") as error:
         set_up(tmp_path / "multisession" / "sess*.h5")
     command = shlex.split(str(error.value).partition("Generate it: ")[2])
-    options = synthetic._parser().parse_args(command[3:])
+    options = make_parser().parse_args(command[3:])
     assert (options.generator, options.output) == ("multisession", tmp_path / "multisession")
 
 

@@ -2,8 +2,7 @@
 
 import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lfads_torch.analysis.nlb import rate_tensors, target_tensors
+from lfads_torch.data.hdf5 import open_hdf5
 from lfads_torch.datasets.nlb.registry import BIN_WIDTHS, DANDI, PHASES, import_nlb_tools
-from lfads_torch.errors import FileAccessError, MissingFileError, UserError
-from lfads_torch.files import move_aside, written_atomically
+from lfads_torch.errors import MissingFileError, UserError
+from lfads_torch.files import written_atomically
 
 _SPLITS_OF_PHASE = {"val": ("train", "valid"), "test": ("train", "valid", "test")}
 
@@ -115,16 +115,14 @@ def make_nlb_submission(
 
 
 def _write_submission(path: Path, groups: Mapping[str, Mapping[str, NDArray[Any]]]) -> None:
-    """Write the rates of each group, after an earlier file of that name has been renamed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with written_atomically(path) as partial:
-        with h5py.File(partial, "w") as file:
-            for group, tensors in groups.items():
-                for name, rates in tensors.items():
-                    file.create_dataset(
-                        f"{group}/{name}", data=rates, dtype="f4", compression="gzip"
-                    )
-        move_aside(path)
+    """Write the rates of each group. An earlier file of that name is renamed."""
+    with (
+        written_atomically(path, keep_old=True) as temporary,
+        h5py.File(temporary, "w") as file,
+    ):
+        for group, tensors in groups.items():
+            for name, rates in tensors.items():
+                file.create_dataset(f"{group}/{name}", data=rates, dtype="f4", compression="gzip")
 
 
 def score_nlb_submission(
@@ -159,7 +157,7 @@ def score_nlb_submission(
     evaluation = import_nlb_tools("evaluation")
     targets = {}
     for path in map(Path, rate_files):
-        with _open_rates(path) as file:
+        with open_hdf5(path) as file:
             arrays = {key: file[key][()] for key in file if "output_params" not in key}
         group = identify(path, dataset, bin_width_ms, "val").group
         targets[group] = target_tensors(arrays, path)
@@ -217,7 +215,7 @@ def identify(
         If there is no such file (:class:`~lfads_torch.errors.MissingFileError`), if the name of
         the data file does not contain these values, or if there is no such recording.
     """
-    with _open_rates(Path(path)) as file:
+    with open_hdf5(path) as file:
         data_file = str(file.attrs.get("session_file", ""))
     names = "|".join(sorted(DANDI, reverse=True))
     match = re.search(rf"({names})-0?(\d+)ms-(val|test)", data_file)
@@ -239,21 +237,10 @@ def identify(
     return recording
 
 
-@contextmanager
-def _open_rates(path: Path) -> Iterator[h5py.File]:
-    """Open a file with rates for reading."""
-    if not path.is_file():
-        raise MissingFileError(f"There is no file of rates {path}.")
-    if not h5py.is_hdf5(path):
-        raise FileAccessError(f"{path} is not an HDF5 file, but rates are read from HDF5 files.")
-    with h5py.File(path) as file:
-        yield file
-
-
 def _submitted_rates(path: Path, phase: str) -> dict[str, NDArray[Any]]:
     """Read the rates of a file, and divide them into the tensors of its group."""
     splits = _SPLITS_OF_PHASE[phase]
-    with _open_rates(path) as file:
+    with open_hdf5(path) as file:
         for split in splits:
             if f"{split}_output_params" not in file:
                 raise UserError(

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-import h5py
 import numpy as np
 import torch
 from torch import Tensor
 
+from lfads_torch.data.hdf5 import open_hdf5
 from lfads_torch.data.smoothing import smooth
 from lfads_torch.metrics import r2_score, regional_bits_per_spike
 from lfads_torch.model import LFADS
@@ -34,7 +34,7 @@ def validation_scores(model: LFADS, output_file: str | Path, session: int = 0) -
         ``smoothing_r2`` is that of the validation data after they have been smoothed by a Gaussian,
         whose standard deviation in bins, ``smoothing_width``, is chosen by :func:`best_smoothing`.
     """
-    with h5py.File(output_file) as file:
+    with open_hdf5(output_file) as file:
         arrays = {
             key: torch.tensor(file[f"valid_{key}"][()]).float()
             for key in ("encod_data", "recon_data", "output_params", "truth")

@@ -14,34 +14,8 @@ from pathlib import Path
 from lfads_torch.cli.command import reporting_user_errors
 
 
-def main(words: Sequence[str] | None = None) -> int:
-    """Run the command.
-
-    Parameters
-    ----------
-    words
-        The words of the command line, by default those with which the process was started.
-
-    Returns
-    -------
-    int
-        The exit status.
-    """
-    args = _parse(words)
-
-    from lfads_torch.analysis.nlb_submission import find_rates, identify, make_nlb_submission
-
-    recording = (args.dataset, args.bin_width_ms, args.phase)
-    with reporting_user_errors() as outcome:
-        files = args.rates or [path for run_dir in args.run_dirs for path in find_rates(run_dir)]
-        submission = make_nlb_submission(args.run_dirs, args.output, files, *recording)
-        print(submission)
-        if identify(files[0], *recording).phase == "val":
-            _print_scores(submission, files, args.dataset, args.bin_width_ms)
-    return outcome.status
-
-
-def _parse(words: Sequence[str] | None) -> argparse.Namespace:
+def make_parser() -> argparse.ArgumentParser:
+    """Describe the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -58,7 +32,34 @@ def _parse(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--dataset", help="name of the recording (by that of the data file)")
     parser.add_argument("--bin-width-ms", type=int, help="5 or 20 (by the name of the data file)")
     parser.add_argument("--phase", help="val or test (by the name of the data file)")
-    return parser.parse_args(words)
+    return parser
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Parameters
+    ----------
+    words
+        The words of the command line, by default those with which the process was started.
+
+    Returns
+    -------
+    int
+        The exit status.
+    """
+    args = make_parser().parse_args(words)
+
+    from lfads_torch.analysis.nlb_submission import find_rates, identify, make_nlb_submission
+
+    recording = (args.dataset, args.bin_width_ms, args.phase)
+    with reporting_user_errors() as outcome:
+        files = args.rates or [path for run_dir in args.run_dirs for path in find_rates(run_dir)]
+        submission = make_nlb_submission(args.run_dirs, args.output, files, *recording)
+        print(submission)
+        if identify(files[0], *recording).phase == "val":
+            _print_scores(submission, files, args.dataset, args.bin_width_ms)
+    return outcome.status
 
 
 def _print_scores(

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from lfads_torch import utils
-from lfads_torch.datamodules import BasicDataModule, load_session
+from lfads_torch.data.sessions import load_session
+from lfads_torch.datamodules import BasicDataModule
 from lfads_torch.errors import UserError
 from lfads_torch.files import move_aside
 from lfads_torch.model import LFADS

@@ -13,20 +13,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.io import savemat
 
-from lfads_torch.data.windows import (
-    Chop,
-    chop_file,
-    chop_recording,
+from lfads_torch.data.recordings import read_recording
+from lfads_torch.data.windows.chop import chop_file, chop_recording, cut
+from lfads_torch.data.windows.layout import Chop
+from lfads_torch.data.windows.merge import (
     continuous_path,
     cross_fade,
-    cut,
-    find_segments,
     is_chopped,
     merge,
     merge_file,
-    plan_chop,
-    read_recording,
 )
+from lfads_torch.data.windows.plan import plan_chop
+from lfads_torch.data.windows.segments import find_segments
 from lfads_torch.datamodules import BasicDataModule
 from lfads_torch.running.inference import infer
 from lfads_torch.running.new_session import save_model
@@ -34,7 +32,7 @@ from lfads_torch.running.run_folder import run_single
 from lfads_torch.running.sampling import run_posterior_sampling
 from tests.conftest import TINY_SIZES, tiny_model, write_file
 
-SCRIPTS = Path(__file__).parents[1] / "scripts"
+SCRIPTS = Path(__file__).parents[2] / "scripts"
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*covered by no window.*")
 
@@ -563,7 +561,7 @@ def test_what_cannot_be_merged(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"gone\.h5"):
         merge_file(tmp_path / "gone.h5")
     (tmp_path / "text.h5").write_text("x")
-    with pytest.raises(ValueError, match=r"text\.h5 is no HDF5 file"):
+    with pytest.raises(ValueError, match=r"text\.h5 cannot be read as an HDF5 file"):
         merge_file(tmp_path / "text.h5")
     plain = write_file(tmp_path / "plain.h5", {"valid_factors": np.ones((2, 8, 3))})
     assert not is_chopped(plain)
@@ -652,8 +650,8 @@ def test_scripts_report_mistakes(tmp_path, command):
     np.savez(tmp_path / "new.npz", counts=counts())
     how = ("--window", "8", "--overlap", "3", "--output", "x.h5")
     for words, message in [
-        (("merge.py", "gone.h5"), "FileNotFoundError: There is no file gone.h5"),
-        (("chop.py", "new.npz", *how), "ValueError: new.npz has no array 'spikes'"),
+        (("merge.py", "gone.h5"), "MissingFileError: There is no file gone.h5"),
+        (("chop.py", "new.npz", *how), "UserError: new.npz has no array 'spikes'"),
         (("chop.py", "new.npz", *how, "--array", "force"), "--array takes NAME=KEY"),
     ]:
         status, _, err = command(*words)

@@ -9,8 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-import h5py
-
 from lfads_torch.analysis.figures.arrays import Array, encoded_sizes, evenly_spaced_trials
 from lfads_torch.analysis.figures.losses import losses
 from lfads_torch.analysis.figures.metrics_csv import read_metrics
@@ -19,6 +17,7 @@ from lfads_torch.analysis.figures.raster import raster
 from lfads_torch.analysis.figures.saving import save_figure
 from lfads_torch.analysis.figures.trajectories import trajectories
 from lfads_torch.data.conditions import trial_conditions
+from lfads_torch.data.hdf5 import open_hdf5
 from lfads_torch.errors import MissingFileError
 
 if TYPE_CHECKING:
@@ -110,7 +109,7 @@ class _ValidationTrials(NamedTuple):
 
 def _read_trials(path: Path, max_trials: int | None = None) -> _ValidationTrials:
     """Read at most ``max_trials`` validation trials, evenly spaced over all of them."""
-    with h5py.File(path) as file:
+    with open_hdf5(path) as file:
         n_trials = len(file["valid_output_params"])
         chosen = evenly_spaced_trials(n_trials, max_trials)
 

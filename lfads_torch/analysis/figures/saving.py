@@ -26,7 +26,5 @@ def save_figure(figure: Figure, path: str | Path, dpi: int = 150) -> None:
     dpi
         Resolution in dots per inch.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with written_atomically(path) as partial:
-        figure.savefig(partial, format="png", dpi=dpi)
+    with written_atomically(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=dpi)

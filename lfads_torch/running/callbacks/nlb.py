@@ -18,7 +18,9 @@ from lfads_torch.analysis.nlb import (
     unavailable_scores,
 )
 from lfads_torch.data.conditions import trial_conditions
-from lfads_torch.datamodules import BasicDataModule, load_session, reshuffle_train_valid
+from lfads_torch.data.sessions import load_session
+from lfads_torch.data.splits import reshuffle_train_valid
+from lfads_torch.datamodules import BasicDataModule
 from lfads_torch.datasets.nlb.registry import import_nlb_tools
 from lfads_torch.errors import UserError
 from lfads_torch.metrics import ExpSmoothedMetric

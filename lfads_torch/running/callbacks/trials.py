@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from lfads_torch.data.conditions import trial_conditions
-from lfads_torch.datamodules import SessionDataset
+from lfads_torch.data.trials import SessionDataset
 from lfads_torch.tuples import SessionBatch, SessionOutput
 from lfads_torch.utils import send_batch_to_device
 

@@ -29,7 +29,7 @@ def test_hyperparameters_of_the_model_replace_those_of_a_checkpoint(tmp_path):
     (optimizer,) = resume(tmp_path, make_model(**own), ApplyHyperparameters()).optimizers
     group = optimizer.param_groups[0]
     assert (group["lr"], group["eps"], group["betas"]) == (1e-3, 1e-5, (0.5, 0.999))
-    assert optimizer.state[group["params"][0]]["step"] == 2 * 2  # the moments are those of the checkpoint
+    assert optimizer.state[group["params"][0]]["step"] == 2 * 2  # of the moments
     # Without the callback, the settings are those of the checkpoint.
     (optimizer,) = resume(tmp_path, make_model(**own)).optimizers
     assert optimizer.param_groups[0]["lr"] == 4e-3

@@ -8,7 +8,8 @@ import pytorch_lightning as pl
 import torch
 from nlb_tools.evaluation import evaluate
 
-from lfads_torch.datamodules import BasicDataModule, load_session
+from lfads_torch.data.sessions import load_session
+from lfads_torch.datamodules import BasicDataModule
 from lfads_torch.datasets.nlb.registry import import_nlb_tools
 from lfads_torch.modules.readin_readout import FanInLinear
 from lfads_torch.modules.recons import Gaussian, Poisson
