@@ -1,9 +1,5 @@
 """Submissions contain the right rates under the names that the benchmark expects."""
 
-import runpy
-import sys
-from pathlib import Path
-
 import h5py
 import numpy as np
 import pytest
@@ -15,10 +11,9 @@ from lfads_torch.datamodules import BasicDataModule
 from lfads_torch.modules.readin_readout import FanInLinear
 from lfads_torch.modules.recons import Poisson
 from lfads_torch.running.sampling import run_posterior_sampling
+from tests.analysis.submissions import run_dir
 from tests.conftest import tiny_model
 from tests.datasets.nlb.benchmark import N_ENC, N_TRIALS, T_ENC, benchmark_arrays, write
-
-SCRIPT = Path(__file__).parents[2] / "scripts" / "make_nlb_submission.py"
 
 
 def read(path):
@@ -30,16 +25,6 @@ def read(path):
             )
         )
     return found
-
-
-def run_dir(folder, name, arrays, model=None, **datamodule):
-    """Write the output of a run on these data, and return the folder of the run."""
-    path = write(folder / name, arrays)
-    dm = BasicDataModule(str(path), batch_size=16, **datamodule)
-    run_posterior_sampling(
-        model or tiny_model(), dm, folder / "run" / "lfads_output.h5", num_samples=2
-    )
-    return folder / "run"
 
 
 @pytest.fixture
@@ -238,25 +223,3 @@ def test_rates_that_cannot_be_submitted(tmp_path, validation):
     ):
         make_nlb_submission(validation)
     assert not list(validation.glob("nlb_submission*"))
-
-
-def test_the_script(validation, monkeypatch, capsys):
-    def main(*arguments):
-        monkeypatch.setattr(sys, "argv", ["make_nlb_submission.py", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            runpy.run_path(str(SCRIPT), run_name="__main__")
-        return ended.value.code, capsys.readouterr()
-
-    code, said = main(validation)
-    assert code == 0
-    lines = said.out.splitlines()
-    assert lines[0] == str(validation / "nlb_submission_val.h5")
-    scores = dict(line.split()[-2:] for line in lines[1:] if "co-bps" in line)
-    expected = score_nlb_submission(lines[0], [validation / "lfads_output_sess0.h5"])
-    assert float(scores["co-bps"]) == pytest.approx(
-        expected[0]["mc_maze_20_split"]["co-bps"], abs=5e-5
-    )
-    code, said = main(validation / "nothing")
-    assert code == 1
-    assert said.err.startswith("\nMissingFileError: ")
-    assert len(said.err.strip().splitlines()) == 1

@@ -87,3 +87,8 @@ def test_wrong_metric_is_reported_during_burn_in(tmp_path):
         run_script(stopping, VALUES, tmp_path)
     lenient = EarlyStoppingWithBurnInPeriod("metrik", burn_in_period=1, strict=False)
     assert run_script(lenient, VALUES[:3], tmp_path)[1] == 3
+
+
+def test_a_negative_period_is_refused():
+    with pytest.raises(ValueError, match="burn_in_period must be at least 0, but is -1"):
+        EarlyStoppingWithBurnInPeriod("x", -1)

@@ -11,8 +11,6 @@ from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 
 from lfads_torch.analysis import figures
 from lfads_torch.running.callbacks import (
-    EarlyStoppingWithBurnInPeriod,
-    EpochSeed,
     LossPlot,
     PSTHPlot,
     RasterPlot,
@@ -221,8 +219,6 @@ def test_loss_plot_reads_what_was_logged(tmp_path):
         (lambda: PSTHPlot("all"), "split must be one of"),
         (lambda: TrajectoryPlot(max_trials=0), "max_trials must be at least 1"),
         (lambda: LossPlot(log_every_n_epochs=0), "log_every_n_epochs must be at least 1"),
-        (lambda: EpochSeed(-1), "seed must be at least 0"),
-        (lambda: EarlyStoppingWithBurnInPeriod("x", -1), "burn_in_period must be at least 0"),
     ],
 )
 def test_wrong_arguments(make, message):

@@ -67,3 +67,8 @@ def test_resumed_run_is_the_uninterrupted_one(tmp_path):
     without = Losses()
     fit(tmp_path, [without], make_data(tmp_path), max_epochs=4)
     assert without.values != whole.values
+
+
+def test_a_negative_seed_is_refused():
+    with pytest.raises(ValueError, match="seed must be at least 0, but is -1"):
+        EpochSeed(-1)
