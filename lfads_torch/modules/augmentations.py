@@ -17,9 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lfads_torch import recurrence as fused
+from lfads_torch import recurrence
 from lfads_torch.errors import UserError
-from lfads_torch.recurrence.masks import random_mask
+from lfads_torch.recurrence import random_mask
 from lfads_torch.tuples import SessionBatch
 
 LogFn = Callable[..., None]
@@ -147,7 +147,7 @@ class CoordinatedDropout:
         t_ic, data = self.ic_enc_seq_len, batch.encod_data
         maskable = data[:, t_ic:]
         passed = random_mask(maskable.shape, self.cd_rate, data.device)
-        masked = fused.masked(maskable, ~passed, 1 / (1 - self.cd_rate))
+        masked = recurrence.masked(maskable, ~passed, 1 / (1 - self.cd_rate))
         if t_ic:
             masked = torch.cat([data[:, :t_ic], masked], dim=1)
         if self.cd_pass_rate > 0:
@@ -161,7 +161,7 @@ class CoordinatedDropout:
         if self.cd_rate == 0:
             return losses
         passed = _in_target(_note(self, batch), losses, self.ic_enc_seq_len)
-        return fused.pass_gradients(losses, passed)
+        return recurrence.pass_gradients(losses, passed)
 
 
 class SelectiveBackpropThruTime:
