@@ -33,6 +33,7 @@ from lfads_torch.modules.encoder import Encoder
 from lfads_torch.modules.l2 import compute_l2_penalty
 from lfads_torch.modules.priors import Prior
 from lfads_torch.modules.recons import Reconstruction
+from lfads_torch.modules.recurrent import is_linear
 from lfads_torch.tuples import Encoding, SessionBatch, SessionOutput
 
 PARTS = (
@@ -168,6 +169,7 @@ class LFADS(pl.LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=list(PARTS))
+        fused.check_choice(recurrence)
         _check_sizes(self.hparams)
         self.use_con = all(dim > 0 for dim in (ci_enc_dim, con_dim, co_dim))
 
@@ -192,7 +194,6 @@ class LFADS(pl.LightningModule):
             dropout_rate=dropout_rate,
             cell_clip=cell_clip,
             use_con=self.use_con,
-            recurrence=recurrence,
         )
         self.decoder = Decoder(
             ext_input_dim=ext_input_dim,
@@ -205,7 +206,6 @@ class LFADS(pl.LightningModule):
             dropout_rate=dropout_rate,
             cell_clip=cell_clip,
             use_con=self.use_con,
-            recurrence=recurrence,
         )
         self.ic_prior = ic_prior
         self.co_prior = co_prior
@@ -221,7 +221,8 @@ class LFADS(pl.LightningModule):
     def encode(self, batch: Mapping[int, SessionBatch]) -> Encoding:
         """Encode the trials of all sessions together, each through its own read-in."""
         data = _concatenated([self.readin[s](b.encod_data) for s, b in batch.items()])
-        ic_mean, ic_std, ci = self.encoder(data)
+        with fused.using(self.hparams.recurrence):
+            ic_mean, ic_std, ci = self.encoder(data)
         ext_input = _concatenated([self._ext_input(s, b) for s, b in batch.items()])
         n_trials = {session: len(b.encod_data) for session, b in batch.items()}
         return Encoding(ic_mean, ic_std, ci, ext_input, n_trials)
@@ -271,12 +272,13 @@ class LFADS(pl.LightningModule):
             ic_samp = self.ic_prior.make_posterior(encoding.ic_mean, encoding.ic_std).rsample()
         else:
             ic_samp = encoding.ic_mean
-        decoded = self.decoder(
-            ic_samp,
-            encoding.ci,
-            encoding.ext_input,
-            self.co_prior.make_posterior if sample_posteriors else None,
-        )
+        with fused.using(self.hparams.recurrence):
+            decoded = self.decoder(
+                ic_samp,
+                encoding.ci,
+                encoding.ext_input,
+                self.co_prior.make_posterior if sample_posteriors else None,
+            )
         sizes = list(encoding.n_trials.values())
         shared = {
             "factors": decoded.factors,
@@ -297,7 +299,12 @@ class LFADS(pl.LightningModule):
 
     def read_out(self, session: int, factors: Tensor, output_means: bool = True) -> Tensor:
         """Return the means, or the distribution parameters, given the factors of a session."""
-        features = fused.linear(self.readout[session], self.hparams.recurrence, factors)
+        readout: Any = self.readout[session]
+        with fused.using(self.hparams.recurrence):
+            if is_linear(readout):
+                features = fused.linear(factors, readout.weight, readout.bias)
+            else:
+                features = readout(factors)
         params = self.recon[session].reshape_output_params(features)
         return self.recon[session].compute_means(params) if output_means else params
 
@@ -341,12 +348,12 @@ class LFADS(pl.LightningModule):
 
     def training_step(self, batch: StepBatch, batch_idx: int) -> Tensor:
         """Return the loss of a batch."""
-        with fused.running(self.hparams.recurrence):
+        with fused.using(self.hparams.recurrence):
             return self._shared_step(batch, batch_idx, "train")
 
     def validation_step(self, batch: StepBatch, batch_idx: int) -> Tensor:
         """Return the loss of a batch, with augmentations for inference."""
-        with fused.running(self.hparams.recurrence):
+        with fused.using(self.hparams.recurrence):
             return self._shared_step(batch, batch_idx, "valid")
 
     def _shared_step(self, step_batch: StepBatch, batch_idx: int, split: str) -> Tensor:

@@ -1,7 +1,6 @@
 """From the initial condition and the controller's inputs to the factors."""
 
 from collections.abc import Callable
-from types import ModuleType
 from typing import NamedTuple
 
 import torch
@@ -12,7 +11,7 @@ from torch.distributions import Distribution
 from lfads_torch import recurrence as fused
 from lfads_torch.modules.dropout import Dropout
 from lfads_torch.modules.initializers import init_linear_
-from lfads_torch.modules.recurrent import ClippedGRUCell
+from lfads_torch.modules.recurrent import ClippedGRUCell, is_original
 
 MakePosterior = Callable[[Tensor, Tensor], Distribution]
 """Makes the posterior of the controller output from its mean and standard deviation."""
@@ -107,6 +106,17 @@ class DecoderCell(nn.Module):
             self.co_linear = nn.Linear(con_dim, 2 * co_dim)
             init_linear_(self.co_linear)
 
+    def weights(self) -> fused.DecoderWeights:
+        """Return the weights as the fused recurrences take them."""
+        weights = fused.DecoderWeights(self.gen_cell.weights(), self.fac_linear.normalized_weight())
+        if not self.use_con:
+            return weights
+        return weights._replace(
+            controller=self.con_cell.weights(),
+            co_weight=self.co_linear.weight,
+            co_bias=self.co_linear.bias,
+        )
+
     def factor(self, gen_state: Tensor) -> Tensor:
         """Read the factors (B, fac_dim) out of the generator state (B, gen_dim)."""
         return self.fac_linear(self.dropout(gen_state))
@@ -147,14 +157,10 @@ class DecoderCell(nn.Module):
 
 
 class DecoderRNN(nn.Module):
-    """A :class:`DecoderCell` run over time.
+    """A :class:`DecoderCell` run over time."""
 
-    ``recurrence`` says how, see :mod:`lfads_torch.recurrence`.
-    """
-
-    def __init__(self, cell: DecoderCell, recurrence: str = "auto") -> None:
+    def __init__(self, cell: DecoderCell) -> None:
         super().__init__()
-        self.recurrence = fused.check_choice(recurrence)
         self.cell = cell
 
     def forward(
@@ -169,12 +175,9 @@ class DecoderRNN(nn.Module):
         Of fewer trials in ci, (B / S, T, …), S samples each follow each other.
         Returns a :class:`DecoderState` whose fields have a time axis: (B, T, …).
         """
-        kernels = self._kernels(ci, ext_input, state, co_posterior)
-        if kernels is not None:
-            start = state.gen_state, state.con_state, state.factor
-            return DecoderState(
-                *fused.run_decoder(self.cell, kernels, ci, ext_input, *start, co_posterior)
-            )
+        backend = self._backend(ci, ext_input, state, co_posterior)
+        if backend is not None:
+            return self._run_fused(backend, ci, ext_input, state, co_posterior)
         if len(ci) < len(ext_input):
             ci = ci.repeat_interleave(len(ext_input) // len(ci), dim=0)
         states = []
@@ -183,19 +186,42 @@ class DecoderRNN(nn.Module):
             states.append(state)
         return DecoderState(*(torch.stack(field, dim=1) for field in zip(*states, strict=True)))
 
-    def _kernels(
+    def _run_fused(
+        self,
+        backend: fused.Backend,
+        ci: Tensor,
+        ext_input: Tensor,
+        state: DecoderState,
+        co_posterior: MakePosterior | None,
+    ) -> DecoderState:
+        cell = self.cell
+        ext_input = cell.dropout(ext_input)
+        noise = None
+        if cell.use_con:
+            ci = cell.dropout(ci)
+            if co_posterior is not None:
+                n_co = cell.co_linear.out_features // 2
+                zeros = ext_input.new_zeros(ext_input.shape[1], len(ext_input), n_co)
+                noise = co_posterior(zeros, torch.ones_like(zeros)).rsample().detach()
+        weights = cell.weights()
+        rate = cell.dropout.p if cell.training else 0.0
+        draws = fused.dropout_draws(weights, len(ext_input), ext_input.shape[1], rate, noise)
+        start = state.gen_state, state.con_state, state.factor
+        return DecoderState(*fused.run_decoder(backend, weights, ci, ext_input, *start, draws))
+
+    def _backend(
         self,
         ci: Tensor,
         ext_input: Tensor,
         state: DecoderState,
         co_posterior: MakePosterior | None,
-    ) -> ModuleType | None:
+    ) -> fused.Backend | None:
         """Return what runs the whole sequence at once, None where it is to be done by steps."""
         if not _is_original(self.cell):
             return None
         if co_posterior is not None and not getattr(co_posterior, "location_scale", False):
             return None
-        return fused.choose(self.recurrence, ext_input, ci, *state, *self.cell.parameters())
+        return fused.choose(ext_input, ci, *state, *self.cell.parameters())
 
 
 def _is_original(cell: DecoderCell) -> bool:
@@ -207,8 +233,8 @@ def _is_original(cell: DecoderCell) -> bool:
     }
     if cell.use_con:
         parts |= {"con_cell": ClippedGRUCell, "co_linear": nn.Linear}
-    original = fused.is_original(cell, DecoderCell) and all(
-        fused.is_original(getattr(cell, name), cls) for name, cls in parts.items()
+    original = is_original(cell, DecoderCell) and all(
+        is_original(getattr(cell, name), cls) for name, cls in parts.items()
     )
     if not original or cell.fac_linear.bias is not None:
         return False
@@ -227,8 +253,6 @@ class Decoder(nn.Module):
         Dimensions of the initial condition.
     ext_input_dim, ci_enc_dim, con_dim, co_dim, gen_dim, fac_dim, dropout_rate, cell_clip, use_con
         As for :class:`DecoderCell`.
-    recurrence
-        How the recurrence is run, see :mod:`lfads_torch.recurrence`.
     """
 
     def __init__(
@@ -244,7 +268,6 @@ class Decoder(nn.Module):
         dropout_rate: float,
         cell_clip: float,
         use_con: bool,
-        recurrence: str = "auto",
     ) -> None:
         super().__init__()
         self.use_con = use_con
@@ -263,8 +286,7 @@ class Decoder(nn.Module):
                 dropout_rate=dropout_rate,
                 cell_clip=cell_clip,
                 use_con=use_con,
-            ),
-            recurrence,
+            )
         )
 
     def forward(

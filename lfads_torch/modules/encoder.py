@@ -35,8 +35,6 @@ class Encoder(nn.Module):
         Dropout, and the largest magnitude of a recurrent state.
     use_con
         Whether there is a controller to feed.
-    recurrence
-        How the recurrences are run, see :mod:`lfads_torch.recurrence`.
     """
 
     def __init__(
@@ -54,7 +52,6 @@ class Encoder(nn.Module):
         dropout_rate: float,
         cell_clip: float,
         use_con: bool,
-        recurrence: str = "auto",
     ) -> None:
         super().__init__()
         self.encod_data_dim = encod_data_dim
@@ -66,12 +63,12 @@ class Encoder(nn.Module):
         self.use_con = use_con
         self.dropout = Dropout(dropout_rate)
         self.ic_enc_h0 = nn.Parameter(torch.zeros(2, 1, ic_enc_dim))
-        self.ic_enc = BidirectionalClippedGRU(encod_data_dim, ic_enc_dim, cell_clip, recurrence)
+        self.ic_enc = BidirectionalClippedGRU(encod_data_dim, ic_enc_dim, cell_clip)
         self.ic_linear = nn.Linear(2 * ic_enc_dim, 2 * ic_dim)
         init_linear_(self.ic_linear)
         if use_con:
             self.ci_enc_h0 = nn.Parameter(torch.zeros(2, 1, ci_enc_dim))
-            self.ci_enc = BidirectionalClippedGRU(encod_data_dim, ci_enc_dim, cell_clip, recurrence)
+            self.ci_enc = BidirectionalClippedGRU(encod_data_dim, ci_enc_dim, cell_clip)
 
     def forward(self, data: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Encode data (B, T_enc, N_enc).

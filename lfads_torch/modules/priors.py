@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal, StudentT
 
 from lfads_torch.errors import UserError
-from lfads_torch.recurrence import location_scale
+from lfads_torch.modules.recurrent import location_scale
 
 
 class Prior(nn.Module, ABC):

@@ -6,13 +6,54 @@ appendix; the reference implementation): the update gate keeps the *old* state, 
 """
 
 import math
-from types import ModuleType
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
 
 from lfads_torch import recurrence as fused
+
+F_ = TypeVar("F_", bound=Callable[..., Any])
+
+
+def is_original(module: nn.Module, cls: type[nn.Module]) -> bool:
+    """Return whether a module does exactly what its class in this library says."""
+    return type(module) is cls and _is_untouched(module)
+
+
+def is_linear(module: nn.Module) -> bool:
+    """Return whether a module is a linear map with a bias and does nothing else."""
+    return (
+        isinstance(module, nn.Linear)
+        and type(module).forward is nn.Linear.forward
+        and module.bias is not None
+        and _is_untouched(module)
+    )
+
+
+def _is_untouched(module: nn.Module) -> bool:
+    """Return whether calling a module calls the ``forward`` of its class, and nothing else."""
+    return (
+        "forward" not in vars(module)
+        and not module._forward_hooks
+        and not module._forward_pre_hooks
+        and not module._backward_hooks
+        and not module._backward_pre_hooks
+        and not _has_any_global_hook()
+    )
+
+
+def location_scale(make_posterior: F_) -> F_:
+    """Declare that ``make_posterior(mean, std)`` is distributed as mean + std · ε.
+
+    ε must be distributed as ``make_posterior(0, 1)``, whose dimensions and bins are independent.
+    Fused recurrences draw it for all bins at once; other posteriors are sampled bin by bin.
+    """
+    make_posterior.location_scale = True  # type: ignore[attr-defined]
+    return make_posterior
 
 
 class ClippedGRUCell(nn.Module):
@@ -58,6 +99,11 @@ class ClippedGRUCell(nn.Module):
         self.bias_hh = nn.Parameter(torch.zeros(3 * hidden_size), requires_grad=False)
         self.reset_parameters()
 
+    def weights(self) -> fused.GRUWeights:
+        """Return the weights as the fused recurrences take them."""
+        bias = self.bias_ih + self.bias_hh
+        return fused.GRUWeights(self.weight_ih, self.weight_hh, bias, self.clip_value)
+
     def reset_parameters(self) -> None:
         """Draw new initial weights."""
         fan_in = self.input_size + self.hidden_size if self.is_encoder else None
@@ -90,20 +136,15 @@ class ClippedGRUCell(nn.Module):
 
 
 class ClippedGRU(nn.Module):
-    """A :class:`ClippedGRUCell` with encoder initialisation, run over time.
-
-    ``recurrence`` says how, see :mod:`lfads_torch.recurrence`.
-    """
+    """A :class:`ClippedGRUCell` with encoder initialisation, run over time."""
 
     def __init__(
         self,
         input_size: int,
         hidden_size: int,
         clip_value: float = math.inf,
-        recurrence: str = "auto",
     ) -> None:
         super().__init__()
-        self.recurrence = fused.check_choice(recurrence)
         self.cell = ClippedGRUCell(input_size, hidden_size, clip_value, is_encoder=True)
 
     def forward(self, input: Tensor, h_0: Tensor) -> tuple[Tensor, Tensor]:
@@ -111,9 +152,9 @@ class ClippedGRU(nn.Module):
 
         Returns the states (B, T, H) and the last of them (B, H).
         """
-        kernels = self._kernels(input, h_0)
-        if kernels is not None:
-            return fused.run_gru(self.cell, kernels, input, h_0)
+        backend = self._backend(input, h_0)
+        if backend is not None:
+            return fused.run_gru(backend, self.cell.weights(), input, h_0)
         hidden = h_0
         states = []
         for projected in self.cell.project(input).unbind(1):
@@ -123,17 +164,17 @@ class ClippedGRU(nn.Module):
 
     def backwards(self, input: Tensor, h_0: Tensor) -> tuple[Tensor, Tensor]:
         """Run against time, from the last bin to the first; states are in the order of time."""
-        kernels = self._kernels(input, h_0)
-        if kernels is not None:
-            return fused.run_gru(self.cell, kernels, input, h_0, reverse=True)
+        backend = self._backend(input, h_0)
+        if backend is not None:
+            return fused.run_gru(backend, self.cell.weights(), input, h_0, reverse=True)
         states, final = self(input.flip(1), h_0)
         return states.flip(1), final
 
-    def _kernels(self, input: Tensor, h_0: Tensor) -> ModuleType | None:
+    def _backend(self, input: Tensor, h_0: Tensor) -> fused.Backend | None:
         """Return what runs the whole sequence at once, None where it is to be done by steps."""
-        if not fused.is_original(self.cell, ClippedGRUCell):
+        if not is_original(self.cell, ClippedGRUCell):
             return None
-        return fused.choose(self.recurrence, input, h_0, *self.cell.parameters())
+        return fused.choose(input, h_0, *self.cell.parameters())
 
 
 class BidirectionalClippedGRU(nn.Module):
@@ -144,11 +185,10 @@ class BidirectionalClippedGRU(nn.Module):
         input_size: int,
         hidden_size: int,
         clip_value: float = math.inf,
-        recurrence: str = "auto",
     ) -> None:
         super().__init__()
-        self.fwd_gru = ClippedGRU(input_size, hidden_size, clip_value, recurrence)
-        self.bwd_gru = ClippedGRU(input_size, hidden_size, clip_value, recurrence)
+        self.fwd_gru = ClippedGRU(input_size, hidden_size, clip_value)
+        self.bwd_gru = ClippedGRU(input_size, hidden_size, clip_value)
 
     def forward(
         self, input: Tensor, h_0: Tensor
@@ -159,7 +199,7 @@ class BidirectionalClippedGRU(nn.Module):
         the final state of either direction, each (B, H).
         """
         fwd_states, fwd_final = self.fwd_gru(input, h_0[0])
-        if fused.is_original(self.bwd_gru, ClippedGRU):
+        if is_original(self.bwd_gru, ClippedGRU):
             bwd_states, bwd_final = self.bwd_gru.backwards(input, h_0[1])
         else:
             flipped, bwd_final = self.bwd_gru(input.flip(1), h_0[1])

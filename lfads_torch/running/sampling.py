@@ -20,7 +20,8 @@ from lfads_torch.metrics import r2_score, regional_bits_per_spike
 from lfads_torch.model import LFADS
 from lfads_torch.modules.decoder import Decoder, DecoderRNN
 from lfads_torch.modules.recons import Poisson, PoissonBPS
-from lfads_torch.recurrence import is_linear, is_original, mean_rates
+from lfads_torch.modules.recurrent import is_linear, is_original
+from lfads_torch.recurrence import mean_rates, using
 from lfads_torch.tuples import Encoding, SessionBatch, SessionOutput
 from lfads_torch.utils import send_batch_to_device
 
@@ -336,7 +337,8 @@ def _mean_rates(model: LFADS, session: int, factors: Tensor, n_samples: int) -> 
     poisson = any(is_original(model.recon[session], cls) for cls in (Poisson, PoissonBPS))
     if not is_linear(readout) or not poisson:
         return None
-    return mean_rates(readout, model.hparams.recurrence, factors, n_samples)
+    with using(model.hparams.recurrence):
+        return mean_rates(factors, readout.weight, readout.bias, n_samples)
 
 
 def _numpy(values: Tensor) -> np.ndarray:
