@@ -4,9 +4,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from pytorch_lightning.plugins.precision import MixedPrecision
 
 from lfads_torch.errors import UserError
 from lfads_torch.losses import LossTerms
+from lfads_torch.modules.priors import location_scale
 from lfads_torch.tuples import EncoderOutput, SessionBatch
 
 
@@ -109,3 +111,24 @@ def check_finite(terms: LossTerms, hps: Mapping[str, Any], where: str, split: st
         f"or data outside of what the reconstruction can produce. The checkpoints of the "
         f"epochs before are kept."
     )
+
+
+def why_step_by_step(model: Any) -> list[str]:
+    """Return which parts of a model cannot be run fused, each with the reason.
+
+    Nothing is returned where ``recurrence`` is ``plain``, which asks for steps.
+    """
+    if model.hparams.recurrence == "plain":
+        return []
+    trainer = model._trainer
+    if trainer is not None and isinstance(trainer.precision_plugin, MixedPrecision):
+        return [f"all recurrences (trainer.precision is {trainer.precision})"]
+    reasons = [
+        f"{path} ({reason})"
+        for path, module in model.named_modules()
+        if (reason := getattr(module, "why_step_by_step", lambda: None)()) is not None
+    ]
+    if model.hparams.variational and model.use_con and not location_scale(model.co_prior):
+        prior = type(model.co_prior).__name__
+        reasons.append(f"decoder ({prior} does not declare location_scale)")
+    return reasons

@@ -30,7 +30,7 @@ def record_losses(means: EpochMeans, terms: LossTerms, n_trials: Mapping[int, in
     for session, loss in terms.recon_sessions.items():
         means.update("recon", loss, n_trials[session], session=session)
         means.update(f"recon/sess{session}", loss, n_trials[session])
-    values = {
+    values: dict[str, Tensor | float] = {
         "wt_l2": terms.l2,
         "wt_l2/ramp": terms.l2_ramp,
         "wt_kl": terms.kl,

@@ -72,6 +72,4 @@ class LossTerms(NamedTuple):
     @property
     def total(self) -> Tensor:
         """What is minimised."""
-        return total_loss(
-            self.recon, self.l2, self.l2_ramp, self.kl, self.kl_ramp, self.loss_scale
-        )
+        return total_loss(self.recon, self.l2, self.l2_ramp, self.kl, self.kl_ramp, self.loss_scale)

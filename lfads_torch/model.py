@@ -18,7 +18,8 @@ from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
-from lfads_torch import checkpoints, checks, epoch_log, optimiser, recurrence as fused
+from lfads_torch import checkpoints, checks, epoch_log, optimiser
+from lfads_torch import recurrence as fused
 from lfads_torch.errors import UserError
 from lfads_torch.losses import LossTerms, ramp, reduce_recon
 from lfads_torch.metrics import EpochMeans, ExpSmoothedMetric

@@ -119,6 +119,7 @@ def build(recipe: Any, name: str, trusted: Sequence[str] = ()) -> Any:
 
 
 def find_class(target: str) -> type | None:
+    """Import a class by its full name; None if there is none."""
     module_name, _, class_name = target.rpartition(".")
     try:
         found = getattr(importlib.import_module(module_name), class_name, None)
@@ -128,4 +129,5 @@ def find_class(target: str) -> type | None:
 
 
 def is_within(module_name: str, packages: Sequence[str]) -> bool:
+    """Return whether a module is one of several packages or inside of one."""
     return any(f"{module_name}.".startswith(f"{package}.") for package in packages)

@@ -20,7 +20,7 @@ from lfads_torch.modules.parts import (
 )
 from lfads_torch.modules.priors import Prior, location_scale
 from lfads_torch.modules.recurrent import ClippedGRUCell
-from lfads_torch.recurrence import Backend, DecoderStates, DecoderWeights, Draws
+from lfads_torch.recurrence import Backend, DecoderStates, DecoderWeights
 from lfads_torch.tuples import DecoderOutput
 
 
@@ -230,6 +230,18 @@ class DecoderRNN(nn.Module):
             gen_inputs=gen_inputs,
         )
 
+    def why_step_by_step(self) -> str | None:
+        """Return why no fused implementation can run this; None if one can."""
+        if declared(self.cell, "fused_weights", Cell)() is not None:
+            return None
+        parts = {name: part for name, part in self.cell.named_children() if name.endswith("_cell")}
+        slow = [
+            f"{name} is {type(part).__name__}"
+            for name, part in parts.items()
+            if declared(part, "fused_weights", Cell)() is None
+        ]
+        return ", ".join(slow or [f"{type(self.cell).__name__} or a part of it was changed"])
+
     def _fused(
         self, ci: Tensor, ext_input: Tensor, state: DecoderState, co_prior: Prior | None
     ) -> tuple[Backend, DecoderWeights] | None:
@@ -298,6 +310,7 @@ class Decoder(nn.Module):
         controller: Spec = None,
     ) -> None:
         super().__init__()
+        self.use_con = use_con
         self.ic_to_g0 = nn.Linear(ic_dim, gen_dim)
         init_linear_(self.ic_to_g0)
         self.con_h0 = nn.Parameter(torch.zeros(1, con_dim))

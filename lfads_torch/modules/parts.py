@@ -160,8 +160,7 @@ def make_part(name: str, spec: Spec, default: Callable[..., nn.Module], **known:
         spec = functools.partial(default, **(spec or {}))
     if not callable(spec):
         raise UserError(
-            f"{name} must be a configuration with a _target_, a class or a module, but is "
-            f"{spec!r}."
+            f"{name} must be a configuration with a _target_, a class or a module, but is {spec!r}."
         )
     parameters = inspect.signature(spec).parameters
     takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())

@@ -147,9 +147,13 @@ class ClippedGRU(nn.Module):
         states, final = self(input.flip(1), h_0)
         return states.flip(1), final
 
-    def _fused(
-        self, input: Tensor, h_0: Tensor
-    ) -> tuple[recurrence.Backend, GRUWeights] | None:
+    def why_step_by_step(self) -> str | None:
+        """Return why no fused implementation can run this; None if one can."""
+        if declared(self.cell, "fused_weights", Cell)() is None:
+            return f"its cell, {type(self.cell).__name__}, declares no fused_weights"
+        return None
+
+    def _fused(self, input: Tensor, h_0: Tensor) -> tuple[recurrence.Backend, GRUWeights] | None:
         """Return what runs the whole sequence at once; None where it has to be done by steps."""
         weights = declared(self.cell, "fused_weights", Cell)()
         if weights is None:
