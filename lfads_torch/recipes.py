@@ -37,7 +37,7 @@ def describe(value: Any) -> Any:
         return _describe_factory(value)
     cls = type(value)
     recipe: dict[str, Any] = {"_target_": f"{cls.__module__}.{cls.__qualname__}"}
-    if isinstance(value, nn.Sequential):
+    if isinstance(value, nn.Sequential) and cls.__init__ is nn.Sequential.__init__:
         return recipe | {"_args_": [describe(module) for module in value]}
     for name, parameter in inspect.signature(cls).parameters.items():
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
