@@ -26,6 +26,7 @@ __all__ = [
     "describe",
     "describe_modules",
     "load_checkpoint",
+    "load_model",
     "load_weights",
     "model_class",
     "restore_modules",
@@ -58,6 +59,32 @@ def load_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, An
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
         raise UserError(f"{path} is no checkpoint of a model: it has no 'state_dict'.")
     return checkpoint
+
+
+def load_model(
+    cls: type,
+    parts: Sequence[str],
+    path: str | Path,
+    map_location: Any,
+    strict: bool,
+    trusted: Sequence[str],
+    modules: Mapping[str, nn.Module],
+    overrides: Mapping[str, Any],
+) -> Any:
+    """Rebuild the model of a checkpoint, with its weights.
+
+    Parameters are those of :meth:`lfads_torch.model.LFADS.load_from_checkpoint`, its class, and the
+    names of the constructor's arguments that are parts.
+    """
+    checkpoint = load_checkpoint(path, map_location)
+    cls = model_class(cls, checkpoint, trusted)
+    model = cls(**constructor_arguments(cls, checkpoint, parts, overrides, trusted))
+    given = ["recon" if name == "reconstruction" else name for name in overrides]
+    restore_modules(model, checkpoint, modules, given, trusted)
+    model.load_state_dict(checkpoint["state_dict"], strict=strict)
+    # Modules that were given on purpose may differ from those that were saved.
+    model.on_load_checkpoint({k: v for k, v in checkpoint.items() if k != "lfads_modules"})
+    return model.to(map_location)
 
 
 def constructor_arguments(

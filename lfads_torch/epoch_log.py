@@ -1,4 +1,4 @@
-"""What is logged about the steps of an epoch: losses and metrics, averaged, under their names."""
+"""Losses and metrics of an epoch: averaged over its steps, and named as they are logged."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -205,25 +205,7 @@ class LFADS(pl.LightningModule):
                 f"session, but have {len(self.readin)}, {len(self.readout)} and {len(self.recon)}."
             )
         self._part_specs = {"encoder": encoder, "decoder": decoder}
-        known = {
-            "encod_data_dim": encod_data_dim,
-            "encod_seq_len": encod_seq_len,
-            "recon_seq_len": recon_seq_len,
-            "ext_input_dim": ext_input_dim,
-            "ic_enc_seq_len": ic_enc_seq_len,
-            "ic_enc_dim": ic_enc_dim,
-            "ci_enc_dim": ci_enc_dim,
-            "ci_lag": ci_lag,
-            "con_dim": con_dim,
-            "co_dim": co_dim,
-            "ic_dim": ic_dim,
-            "gen_dim": gen_dim,
-            "fac_dim": fac_dim,
-            "ic_post_var_min": ic_post_var_min,
-            "dropout_rate": dropout_rate,
-            "cell_clip": cell_clip,
-            "use_con": self.use_con,
-        }
+        known = {**self.hparams, "use_con": self.use_con}
         self.encoder = make_part("model.encoder", encoder, Encoder, **known)
         self.decoder = make_part("model.decoder", decoder, Decoder, **known)
         self.ic_prior = ic_prior
@@ -552,18 +534,10 @@ class LFADS(pl.LightningModule):
         ValueError
             If the file is no checkpoint of this model, or a part cannot be rebuilt.
         """
-        checkpoint = checkpoints.load_checkpoint(checkpoint_path, map_location)
-        model_class = checkpoints.model_class(cls, checkpoint, trusted)
-        arguments = checkpoints.constructor_arguments(
-            model_class, checkpoint, PARTS, overrides, trusted
+        model: LFADS = checkpoints.load_model(
+            cls, PARTS, checkpoint_path, map_location, strict, trusted, modules or {}, overrides
         )
-        model: LFADS = model_class(**arguments)
-        given = ["recon" if name == "reconstruction" else name for name in overrides]
-        checkpoints.restore_modules(model, checkpoint, modules or {}, given, trusted)
-        model.load_state_dict(checkpoint["state_dict"], strict=strict)
-        checkpoint.pop("lfads_modules", None)  # has been dealt with, with more means
-        model.on_load_checkpoint(checkpoint)
-        return model.to(map_location)
+        return model
 
 
 def _module_list(modules: Iterable[nn.Module]) -> nn.ModuleList:

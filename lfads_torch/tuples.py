@@ -1,4 +1,4 @@
-"""What goes into the model, what comes out of it, and what passes between its halves.
+"""Inputs and outputs of the model, and of its encoder and decoder.
 
 Notation: B trials, T time bins, N channels; ``T_enc`` encoded bins, ``T_rec`` reconstructed
 bins, ``T_ic`` bins seen by the initial-condition encoder alone (0 if there are none).
@@ -50,7 +50,7 @@ class SessionOutput(NamedTuple):
 
 
 class EncoderOutput(NamedTuple):
-    """What the encoder computes."""
+    """Output of the encoder."""
 
     ic_mean: Tensor
     """(B, ic_dim) mean of the initial condition's posterior."""
@@ -61,7 +61,7 @@ class EncoderOutput(NamedTuple):
 
 
 class Encoding(NamedTuple):
-    """What the decoder needs to know of the trials of all sessions, concatenated over sessions.
+    """Input of the decoder: trials of all sessions, concatenated over sessions.
 
     Many posterior samples need only one encoding.
     """
@@ -79,7 +79,7 @@ class Encoding(NamedTuple):
 
 
 class DecoderOutput(NamedTuple):
-    """What the decoder computes; the fields mean the same in :class:`SessionOutput`."""
+    """Output of the decoder; the fields mean the same in :class:`SessionOutput`."""
 
     gen_init: Tensor
     """(B, gen_dim)."""

@@ -37,7 +37,7 @@ class KernelNormalizedLinear(nn.Linear):
 
 
 class DecoderState(NamedTuple):
-    """What the recurrence hands from one bin to the next."""
+    """State of the decoder after a bin, which the next bin needs."""
 
     gen_state: Tensor
     """(B, gen_dim) generator state."""

@@ -106,7 +106,7 @@ class Encoder(BaseEncoder):
         if data.shape[1:] != (n_bins, n_channels):
             raise UserError(
                 f"The model encodes {n_bins} bins (model.encod_seq_len) of {n_channels} channels "
-                f"(model.encod_data_dim), but behind its read-in a batch has {data.shape[1]} bins "
+                f"(model.encod_data_dim), but after its read-in a batch has {data.shape[1]} bins "
                 f"of {data.shape[2]} channels: set these to what encod_data and model.readin give."
             )
 

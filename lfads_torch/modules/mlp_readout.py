@@ -14,7 +14,7 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "softplus": nn.Softplus,
     "tanh": nn.Tanh,
 }
-"""What ``activation`` may be."""
+"""The activation functions by name."""
 
 
 class MLPReadout(nn.Module):

@@ -1,8 +1,8 @@
-"""What a cell, a generator and an encoder must offer, and how the model makes and asks such parts.
+"""Base classes of cells, generators and encoders, and how the model makes and queries parts.
 
 A part of your own derives from :class:`Cell`, :class:`Generator` or :class:`BaseEncoder`, or is any
-module with the same methods. Whatever it does not say is taken from these classes: that no weight
-of it is penalised, and that it is run step by step. ``docs/parts.md`` has worked examples.
+module with the same methods. Methods that it lacks are taken from these classes: no weight of it is
+penalised, and it is run step by step. ``docs/parts.md`` has worked examples.
 
 Shapes: B trials, T bins, D inputs, H units.
 """
@@ -21,7 +21,7 @@ from lfads_torch.recurrence import GRUWeights
 from lfads_torch.tuples import EncoderOutput
 
 Spec = nn.Module | Callable[..., nn.Module] | Mapping[str, Any] | None
-"""How a part may be given: see :func:`make_part`."""
+"""The ways in which a part may be specified, see :func:`make_part`."""
 
 
 class Cell(nn.Module, ABC):
@@ -109,7 +109,7 @@ class BaseEncoder(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, data: Tensor) -> EncoderOutput:
-        """Encode data (B, T_enc, N_enc), which are behind the read-in and the augmentations.
+        """Encode data (B, T_enc, N_enc), after the augmentations and the read-in.
 
         The initial condition must not depend on bins from ``ic_enc_seq_len`` on, and the
         controller's inputs must not depend on bins before, where that is above 0.

@@ -18,7 +18,7 @@ from lfads_torch.errors import UserError
 
 
 class Prior(nn.Module, ABC):
-    """What a prior must offer.
+    """Base class of priors.
 
     Must be overridden: :meth:`make_posterior` and :meth:`forward`. May be declared:
     :attr:`location_scale`.
@@ -73,7 +73,7 @@ class Prior(nn.Module, ABC):
 
 
 def location_scale(prior: Prior) -> bool:
-    """Return whether a prior, or whatever else has ``make_posterior``, declares this."""
+    """Return whether a prior, or another object with ``make_posterior``, declares ``location_scale``."""
     return "make_posterior" not in vars(prior) and getattr(prior, "location_scale", False)
 
 

@@ -21,7 +21,7 @@ from lfads_torch.recurrence import poisson_losses
 
 
 class Reconstruction(nn.Module, ABC):
-    """What a reconstruction must offer, and what it may."""
+    """Base class of reconstructions."""
 
     n_params: int
     """Parameters of the distribution of one sample."""
