@@ -27,14 +27,17 @@ from typing import TYPE_CHECKING, Any
 import h5py
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter1d
 from sklearn.linear_model import Ridge
 from sklearn.metrics import r2_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from lfads_torch.analysis.figures import COLOURS, save_figure
-from lfads_torch.data.windows import Chop, chop_file, continuous_path, merge, read_recording
+from lfads_torch.data.recordings import read_recording
+from lfads_torch.data.smoothing import smooth
+from lfads_torch.data.windows.chop import chop_file
+from lfads_torch.data.windows.layout import Chop
+from lfads_torch.data.windows.merge import continuous_path, merge
 from lfads_torch.running.run_folder import read_summary, resume_single, run_single
 
 if TYPE_CHECKING:
@@ -192,13 +195,13 @@ def _scores(
 
 def _smoothed(recording: Recording) -> Features:
     for width, lag in product(WIDTHS, LAGS):
-        features = gaussian_filter1d(recording.counts, width, axis=0)
+        features = smooth(recording.counts, width, axis=0)
         yield {"width": width, "lag": lag}, _shifted(features, [lag])
 
 
 def _smoothed_taps(recording: Recording) -> Features:
     for width in (1.0, 2.0, 4.0, 6.0):
-        features = gaussian_filter1d(recording.counts, width, axis=0)
+        features = smooth(recording.counts, width, axis=0)
         yield {"width": width}, _shifted(features, TAPS)
 
 

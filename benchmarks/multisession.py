@@ -27,12 +27,12 @@ from typing import TYPE_CHECKING, Any
 import h5py
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter1d
 from sklearn.linear_model import Ridge
 
 from lfads_torch.analysis.figures import COLOURS, save_figure
-from lfads_torch.data.alignment import align_files
-from lfads_torch.datasets.synthetic import multisession_chaotic_rnn, write_sessions
+from lfads_torch.data.alignment.files import align_files
+from lfads_torch.data.smoothing import smooth
+from lfads_torch.datasets.multisession import multisession_chaotic_rnn, write_sessions
 from lfads_torch.running.run_folder import read_summary, resume_single, run_single
 
 if TYPE_CHECKING:
@@ -128,8 +128,7 @@ def smooth_and_align(path: Path) -> Session:
         weight, bias = file["readin_weight"][()], file["readout_bias"][()]
         spikes = {split: file[f"{split}_encod_data"][()] for split in ("train", "valid")}
     factors = {
-        f"{split}_factors": (gaussian_filter1d(data.astype(float), SMOOTHING_WIDTH, axis=1) - bias)
-        @ weight
+        f"{split}_factors": (smooth(data, SMOOTHING_WIDTH) - bias) @ weight
         for split, data in spikes.items()
     }
     return read(path, **factors)

@@ -41,7 +41,7 @@ def main() -> int:
     )
     args = parser.parse_args()
 
-    from lfads_torch.data.windows import continuous_path, is_chopped
+    from lfads_torch.data.windows.merge import continuous_path, is_chopped
     from lfads_torch.running.inference import infer
 
     try:

@@ -5,7 +5,6 @@ Data and rates take the forms of ``nlb_tools``: dictionaries that
 is imported where it is used.
 """
 
-import importlib
 import math
 import warnings
 from collections.abc import Mapping
@@ -19,36 +18,17 @@ from numpy.typing import NDArray
 from pytorch_lightning.trainer.states import TrainerFn
 
 from lfads_torch.analysis.figures import trial_conditions
-from lfads_torch.datamodules import BasicDataModule, load_session, reshuffle_train_valid
-from lfads_torch.errors import MissingPackageError, UserError
+from lfads_torch.data.sessions import load_session
+from lfads_torch.data.splits import reshuffle_train_valid
+from lfads_torch.datamodules import BasicDataModule
+from lfads_torch.datasets.nlb.registry import import_nlb_tools
+from lfads_torch.errors import UserError
 from lfads_torch.metrics import ExpSmoothedMetric
 from lfads_torch.running.callbacks import infer_trials
 
 Arrays = Mapping[str, NDArray[Any]]
 
-PHASES = ("val", "test")
-BIN_WIDTHS = (5, 20)
-"""The bins in ms for which the benchmark has targets."""
 METRICS = ("co_bps", "fp_bps", "behavior_r2", "psth_r2", "tp_corr")
-
-
-def import_nlb_tools(module: str) -> Any:
-    """Import a module of ``nlb_tools``, or say how to install it.
-
-    Raises
-    ------
-    ImportError
-        If ``nlb_tools`` or something that it needs is missing.
-    """
-    try:
-        return importlib.import_module(f"nlb_tools.{module}")
-    except ImportError as error:
-        raise MissingPackageError(
-            f"The Neural Latents Benchmark needs nlb_tools and what it builds on ({error}). "
-            f"nlb_tools demands a pandas that no supported Python can install, so it is installed "
-            f"without its dependencies:\n"
-            f"    pip install 'lfads_torch[nlb]' && pip install --no-deps nlb_tools==0.0.4"
-        ) from error
 
 
 def target_tensors(arrays: Arrays, source: str | Path) -> dict[str, NDArray[Any]]:

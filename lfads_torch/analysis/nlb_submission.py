@@ -12,14 +12,8 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from lfads_torch.analysis.nlb import (
-    BIN_WIDTHS,
-    PHASES,
-    import_nlb_tools,
-    rate_tensors,
-    target_tensors,
-)
-from lfads_torch.datamodules import DANDI
+from lfads_torch.analysis.nlb import rate_tensors, target_tensors
+from lfads_torch.datasets.nlb.registry import BIN_WIDTHS, DANDI, PHASES, import_nlb_tools
 from lfads_torch.errors import MissingFileError, UserError
 from lfads_torch.files import move_aside
 

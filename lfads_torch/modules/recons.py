@@ -303,7 +303,7 @@ class MultisessionReconstruction(nn.ModuleList):
     """
 
     def __init__(self, datafile_pattern: str, recon: Reconstruction) -> None:
-        from lfads_torch.datamodules import find_session_files, session_shapes
+        from lfads_torch.data.sessions import find_session_files, session_shapes
 
         super().__init__(
             for_channels(recon, session_shapes(path).n_recon_channels)

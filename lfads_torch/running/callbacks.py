@@ -16,7 +16,7 @@ from pytorch_lightning.callbacks import Checkpoint, EarlyStopping, ModelCheckpoi
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
 
 from lfads_torch.analysis import figures as plots
-from lfads_torch.datamodules import SessionDataset
+from lfads_torch.data.trials import SessionDataset
 from lfads_torch.errors import UserError
 from lfads_torch.tuples import SessionBatch, SessionOutput
 from lfads_torch.utils import send_batch_to_device

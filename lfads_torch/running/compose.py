@@ -243,7 +243,7 @@ def infer_dimensions(config: DictConfig) -> None:
     ValueError
         If a given size is not that of the data.
     """
-    from lfads_torch.datamodules import find_session_files, session_shapes
+    from lfads_torch.data.sessions import find_session_files, session_shapes
 
     model, datamodule = config.get("model"), config.get("datamodule")
     if not isinstance(model, DictConfig) or not isinstance(datamodule, DictConfig):

@@ -8,7 +8,8 @@ import torch
 from omegaconf import OmegaConf
 from torch import nn
 
-from lfads_torch.datamodules import MANDATORY_KEYS, BasicDataModule
+from lfads_torch.data.schema import MANDATORY_KEYS
+from lfads_torch.datamodules import BasicDataModule
 from lfads_torch.errors import MissingFileError, UserError
 from lfads_torch.model import LFADS
 from lfads_torch.running.run_folder import CONFIG, LAST_CHECKPOINT, read_summary

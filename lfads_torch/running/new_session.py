@@ -25,7 +25,8 @@ from torch import nn
 
 from lfads_torch.analysis.figures import plot_run
 from lfads_torch.checkpoints import describe, load_checkpoint
-from lfads_torch.datamodules import BasicDataModule, SessionShapes, session_shapes
+from lfads_torch.data.sessions import SessionShapes, session_shapes
+from lfads_torch.datamodules import BasicDataModule
 from lfads_torch.errors import MissingFileError, UserError
 from lfads_torch.model import LFADS
 from lfads_torch.modules.readin_readout import MultisessionReadin, MultisessionReadout

@@ -12,7 +12,8 @@ from scipy.ndimage import gaussian_filter1d
 from torch import Tensor
 
 from lfads_torch import utils
-from lfads_torch.datamodules import BasicDataModule, load_session
+from lfads_torch.data.sessions import load_session
+from lfads_torch.datamodules import BasicDataModule
 from lfads_torch.errors import UserError
 from lfads_torch.files import move_aside
 from lfads_torch.metrics import r2_score, regional_bits_per_spike

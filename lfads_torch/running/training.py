@@ -19,7 +19,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger, Logger
 
 from lfads_torch.checkpoints import load_checkpoint
-from lfads_torch.data.windows import is_chopped, merge_file
+from lfads_torch.data.windows.merge import is_chopped, merge_file
 from lfads_torch.errors import MissingFileError, UserError
 from lfads_torch.model import LFADS
 from lfads_torch.running.callbacks import EpochSeed, LastCheckpoint

@@ -19,7 +19,7 @@ import pytest
 from lfads_torch.datasets.nlb.download import describe, download_nwb, list_nwb
 from tests.datasets.nlb.nwb import write_nwb
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "prepare_nlb.py"
+SCRIPT = Path(__file__).parents[3] / "scripts" / "prepare_nlb.py"
 NAME = "sub-Test/sub-Test_desc-train_behavior+ecephys.nwb"
 INSTANCE = "dandi-api-local-docker-tests"
 
@@ -132,7 +132,7 @@ def test_download(archive, tmp_path):
     folder = tmp_path / "000129"
     (file,) = files = list_nwb("mc_rtt", folder)
     content = archive.files[NAME]
-    assert (file.size, file.local, file.is_here) == (
+    assert (file.size, file.local, file.is_downloaded) == (
         len(content), folder / Path(NAME).name, False,
     )  # fmt: skip
     said = describe(files)
@@ -165,7 +165,7 @@ def test_an_interrupted_download_goes_on(archive, tmp_path):
     partial.mkdir(parents=True)
     (partial / "checksum").write_text(json.dumps({"dandi-etag": etag(content)}))
     (partial / "file").write_bytes(content[:5000])
-    assert not file.is_here
+    assert not file.is_downloaded
     download_nwb([file])
     assert file.local.read_bytes() == content
     ranges = [wanted for path, wanted in archive.requests if "/download/" in path]

@@ -15,8 +15,9 @@ from scipy.ndimage import gaussian_filter1d
 
 from lfads_torch.analysis.nlb import rate_tensors, target_tensors
 from lfads_torch.analysis.nlb_submission import make_nlb_submission, score_nlb_submission
-from lfads_torch.datamodules import BasicDataModule, load_session
-from lfads_torch.datasets.nlb import prepare as nlb_data
+from lfads_torch.data.sessions import load_session
+from lfads_torch.datamodules import BasicDataModule
+from lfads_torch.datasets.nlb import compatibility
 from lfads_torch.datasets.nlb.prepare import find_nwb, prepare_nlb
 from lfads_torch.running.run_folder import run_single
 from tests.conftest import TINY_SIZES
@@ -24,7 +25,7 @@ from tests.datasets.nlb.nwb import N_HELDIN, N_HELDOUT, write_nwb
 
 pytestmark = pytest.mark.filterwarnings("ignore:The inplace keyword")  # used by nlb_tools
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "prepare_nlb.py"
+SCRIPT = Path(__file__).parents[3] / "scripts" / "prepare_nlb.py"
 
 WINDOWS = {  # what is cut out around which time, in s; the lag of behaviour, in s
     "mc_maze": ("move_onset_time", -0.25, 0.45, 0.1),
@@ -181,7 +182,7 @@ def test_conditions_and_psths(prepared, dataset, bin_width_ms):
 def test_psths_of_a_few_neurons_at_a_time(prepared, tmp_path, monkeypatch):
     written, files = prepared("mc_maze", 20)
     folder, n_ms = written["train"].path.parent, written["train"].end * 1000
-    monkeypatch.setattr(nlb_data, "_SAMPLES_AT_ONCE", n_ms * N / 1.5)  # two blocks
+    monkeypatch.setattr(compatibility, "SAMPLES_AT_ONCE", n_ms * N / 1.5)  # two blocks
     (path,) = prepare_nlb("mc_maze", folder, tmp_path, [20])
     whole, parts = (load_session(p) for p in (files["val"], path))
     assert whole.keys() == parts.keys()
@@ -220,7 +221,7 @@ def test_intervals_of_dmfc_rsg(prepared, bin_width_ms):
 def test_targets_are_those_of_nlb_tools(prepared, dataset):
     """What evaluation takes from a data file is what nlb_tools would evaluate against."""
     written, files = prepared(dataset, 20)
-    with nlb_data._mended_nwb_dataset():
+    with compatibility.patched_nlb_tools():
         recording = nwb_interface.NWBDataset(str(written["train"].path), skip_fields=["hand_pos"])
         recording.resample(20)
         by_hand = make_tensors.make_eval_target_tensors(
@@ -278,7 +279,7 @@ def test_from_nwb_to_submission(prepared, tmp_path):
 def test_shipped_data_modules_read_them(prepared, dataset):
     _, files = prepared(dataset, 5)
     config = OmegaConf.load(
-        Path(__file__).parents[2] / "configs" / "datamodule" / f"{dataset}.yaml"
+        Path(__file__).parents[3] / "configs" / "datamodule" / f"{dataset}.yaml"
     )
     datamodule = BasicDataModule(
         str(files["test"]),
@@ -361,7 +362,7 @@ def test_the_script(tmp_path, monkeypatch, capsys):
     assert h5py.is_hdf5("datasets/mc_rtt-05ms-val.h5")
     code, said = main("mc_rtt")
     assert code == 1
-    assert "FileExistsError" in said.err
+    assert "ExistingFileError" in said.err
     code, said = main("mc_rtt", "--nwb", "datasets/nwb/000129", "--output-dir", "b",
                       "--bin-width-ms", "5", "20")  # fmt: skip
     assert code == 0, said.err
@@ -374,7 +375,7 @@ def test_the_script(tmp_path, monkeypatch, capsys):
     # Nothing is downloaded that could not be written.
     Path("datasets/mc_maze-20ms-val.h5").write_bytes(b"earlier")
     code, said = main("mc_maze")
-    assert "FileExistsError: datasets/mc_maze-20ms-val.h5 exists" in said.err
+    assert "ExistingFileError: datasets/mc_maze-20ms-val.h5 exists" in said.err
     Path("datasets/mc_maze-20ms-val.h5").unlink()
     code, said = main("mc_maze", "--no-download")
-    assert "FileNotFoundError: There is no *train*.nwb" in said.err
+    assert "MissingFileError: There is no *train*.nwb" in said.err
