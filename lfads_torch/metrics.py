@@ -54,7 +54,7 @@ def bits_per_spike(preds: Tensor, targets: Tensor) -> Tensor:
 
 
 class _PoissonSums(NamedTuple):
-    """Sums over trials of counts and losses, each (T, N), from which bits per spike are computed."""
+    """Sums over trials, each (T, N), from which bits per spike are computed."""
 
     counts: Tensor
     nll: Tensor

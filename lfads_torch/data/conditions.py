@@ -1,4 +1,4 @@
-"""The condition of each trial, in whichever form a data file gives it."""
+"""Conditions of trials, in the two forms in which data files give them."""
 
 from typing import Any
 
@@ -9,26 +9,27 @@ from lfads_torch.errors import UserError
 
 
 def trial_conditions(cond_idx: Any, n_trials: int) -> NDArray[Any] | None:
-    """Return the condition of each trial.
+    """Return the condition of each trial, whichever of the two forms the data give it in.
 
     Parameters
     ----------
     cond_idx
-        A label for each trial; or, as in files of the Neural Latents Benchmark, for each condition
-        the indices of its trials. None if there are no conditions.
+        A label for each trial, or, as in files of the Neural Latents Benchmark, the indices of the
+        trials of each condition. None if there are no conditions.
     n_trials
-        Number of trials.
+        The number of trials.
 
     Returns
     -------
-    array or None
-        (n_trials,), the labels, or the numbers of the conditions, with NaN for trials that are in
-        none. None if there are no conditions.
+    array of shape (n_trials,), or None
+        The labels. If ``cond_idx`` holds indices of trials, the labels are the numbers of the
+        conditions, counted from 0, and NaN for trials that belong to no condition. None if there
+        are no conditions.
 
     Raises
     ------
     UserError
-        If there are more or fewer labels than trials, or indices of trials that do not exist.
+        If the number of labels is not the number of trials, or if there is no trial of an index.
     """
     if cond_idx is None:
         return None
@@ -44,9 +45,10 @@ def trial_conditions(cond_idx: Any, n_trials: int) -> NDArray[Any] | None:
     for condition, trials in enumerate(entries):
         indices = np.asarray(trials, dtype=int)
         if indices.size and not 0 <= indices.min() <= indices.max() < n_trials:
+            wrong = indices[(indices < 0) | (indices >= n_trials)][0]
             raise UserError(
-                f"cond_idx says that condition {condition} has trial {indices.max()}, but the "
-                f"{n_trials} trials are numbered from 0."
+                f"cond_idx says that condition {condition} has trial {wrong}, but the {n_trials} "
+                f"trials are numbered from 0 to {n_trials - 1}."
             )
         labels[indices] = condition
     return labels

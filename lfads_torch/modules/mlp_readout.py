@@ -1,10 +1,11 @@
 """Read-outs that are not linear: multilayer perceptrons from factors to the parameters of rates."""
 
+import itertools
 from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from lfads_torch.datamodules import find_session_files, session_shapes
+from lfads_torch.data.sessions import find_session_files, session_shapes
 from lfads_torch.errors import UserError
 from lfads_torch.modules.initializers import init_linear_
 
@@ -66,7 +67,7 @@ class MLPReadout(nn.Module):
         self.activation = activation
         sizes = [in_features, *hidden_features, out_features]
         layers: list[nn.Module] = []
-        for n_inputs, n_outputs in zip(sizes[:-1], sizes[1:], strict=True):
+        for n_inputs, n_outputs in itertools.pairwise(sizes):
             linear = nn.Linear(n_inputs, n_outputs)
             init_linear_(linear)
             layers += [linear, ACTIVATIONS[activation]()]

@@ -73,7 +73,7 @@ class Prior(nn.Module, ABC):
 
 
 def location_scale(prior: Prior) -> bool:
-    """Return whether a prior, or another object with ``make_posterior``, declares ``location_scale``."""
+    """Return whether a prior, or an object like one, declares ``location_scale``."""
     return "make_posterior" not in vars(prior) and getattr(prior, "location_scale", False)
 
 

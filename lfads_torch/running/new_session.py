@@ -24,6 +24,7 @@ from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from torch import nn
 
 from lfads_torch.analysis.figures import plot_run
+from lfads_torch.analysis.scores import validation_scores
 from lfads_torch.checkpoints import describe, load_checkpoint
 from lfads_torch.data.sessions import SessionShapes, session_shapes
 from lfads_torch.datamodules import BasicDataModule
@@ -41,7 +42,6 @@ from lfads_torch.running.run_folder import (
     working_in,
     write_summary,
 )
-from lfads_torch.running.sampling import validation_scores
 from lfads_torch.running.training import build, fit, sample
 
 MODEL = "model.ckpt"

@@ -159,8 +159,8 @@ def _run(config: DictConfig, run_dir: Path, run: "Run", resume: bool = False) ->
     """Train (unless that is done), sample, draw and summarise in the folder."""
     # Lightning takes seconds to import: mistakes in the configuration are reported before.
     from lfads_torch.analysis.figures import plot_run
+    from lfads_torch.analysis.scores import validation_scores
     from lfads_torch.checkpoints import load_checkpoint
-    from lfads_torch.running.sampling import validation_scores
     from lfads_torch.running.training import fit, sample
 
     last = run_dir / LAST_CHECKPOINT

@@ -10,10 +10,10 @@ from torch.distributions import Normal
 from lfads_torch.datamodules import BasicDataModule
 from lfads_torch.modules.priors import Null
 from lfads_torch.modules.readin_readout import FanInLinear
-from lfads_torch.modules.recons import Gaussian, Poisson
+from lfads_torch.modules.recons import Poisson
 from lfads_torch.recurrence import mean_rates, using
 from lfads_torch.running import sampling as analysis
-from lfads_torch.running.sampling import run_posterior_sampling, validation_scores
+from lfads_torch.running.sampling import run_posterior_sampling
 from lfads_torch.tuples import SessionBatch, SessionOutput
 from tests.conftest import tiny_arrays, tiny_model, write_file
 
@@ -309,27 +309,6 @@ def test_sessions_have_a_file_each(tmp_path):
     paths = run_posterior_sampling(model, datamodule, tmp_path / "o.h5", 2)
     assert [path.name for path in paths] == ["o_sess0.h5", "o_sess1.h5"]
     assert [len(read(path)["valid_factors"]) for path in paths] == [6, 3]
-
-
-def test_scores(model, datamodule, tmp_path):
-    (path,) = run_posterior_sampling(model, datamodule, tmp_path / "o.h5", 2)
-    arrays = tiny_arrays()
-    with h5py.File(path, "r+") as file:  # as if the model knew the true rates
-        file["valid_output_params"][...] = arrays["valid_truth"] / 20
-    scores = validation_scores(model, path)
-    assert scores["r2"] == pytest.approx(1, abs=1e-5)
-    assert scores["bps"] > 0
-    assert scores["co_bps"] > 0
-    assert scores["smoothing_r2"] < 1
-    with h5py.File(path, "r+") as file:
-        file["valid_output_params"][...] = arrays["valid_recon_data"].mean((0, 1))
-    assert validation_scores(model, path)["r2"] < 0.2
-
-
-def test_scores_of_other_data_have_no_bits(datamodule, tmp_path):
-    model = tiny_model(reconstruction=[Gaussian()], readout=[FanInLinear(3, 10)])
-    (path,) = run_posterior_sampling(model, datamodule, tmp_path / "o.h5", 2)
-    assert set(validation_scores(model, path)) == {"r2", "smoothing_r2", "smoothing_width"}
 
 
 def test_needs_a_sample(model, datamodule, tmp_path):
