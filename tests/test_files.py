@@ -73,7 +73,7 @@ def test_a_kill_leaves_what_was_there(tmp_path):
 
 
 def test_the_disk_is_waited_for_before_anything_is_replaced(tmp_path, monkeypatch):
-    """Of several files too: all of them are on the disk before the first takes its place."""
+    """If there are several files, all are on the disk before the first takes its place."""
     calls = []
     for name in ("fsync", "replace"):
         function = getattr(os, name)
@@ -102,7 +102,7 @@ def test_of_several_files_all_stay_if_one_fails(tmp_path):
 
 
 def test_permissions(tmp_path):
-    """Those of the file that is replaced; of a new file those that the process gives any other."""
+    """A file keeps the permissions of the one that it replaces; a new file has the usual ones."""
     path = tmp_path / "a.txt"
     path.write_text("old")
     path.chmod(0o640)
@@ -151,11 +151,11 @@ def test_an_old_file_can_be_kept(tmp_path):
     link = tmp_path / "link.h5"
     link.symlink_to(tmp_path / "a.h5")
     with written_atomically(link, keep_old=True) as temporary:
-        temporary.write_text("in the place of the link")
+        temporary.write_text("instead of the link")
     assert (tmp_path / "link.1.h5").is_symlink()
     assert (tmp_path / "a.h5").read_text() == "newest"
     assert not link.is_symlink()
-    assert link.read_text() == "in the place of the link"
+    assert link.read_text() == "instead of the link"
 
 
 def test_places_that_cannot_be_written_to(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""What a session file must hold: the names of its arrays and how their shapes must agree.
+"""The schema of a session file: the names of its arrays, and how their shapes must agree.
 
 ``datasets/README.md`` describes every array. Sizes are checked from the shapes alone, so that a
 file can be checked without reading its data.

@@ -201,7 +201,7 @@ def _rates(
     mean, std = np.array(ATTRACTOR_MEAN), np.array(ATTRACTOR_STD)
     direction = rng.normal(size=(n_neurons, 3))
     direction /= np.sqrt(_variance_along(direction))[:, None]
-    projection = (states - mean) / std @ direction.T  # of unit variance over the attractor
+    projection = (states - mean) / std @ direction.T  # Its variance over the attractor is 1.
     target = rng.uniform(*mean_rates, n_neurons)
     depth = np.full(n_neurons, float(modulation))
     while True:

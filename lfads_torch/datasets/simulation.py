@@ -1,4 +1,4 @@
-"""What the generators of synthetic data share: argument checks, random streams, and spikes.
+"""The parts that all generators of synthetic data use: argument checks, random streams, spikes.
 
 Both systems, a Lorenz system and a chaotic network, and their use as tests of LFADS are those of
 Sussillo et al. 2016 (LFADS, arXiv 1608.06315). A *condition* is one random initial state; its
@@ -55,7 +55,7 @@ def random_stream(seed: int, purpose: str, session: int | None = None) -> np.ran
 
 
 def argument_error(name: str, expected: str, found: object) -> UserError:
-    """Make the error that says what was expected of an argument and what was found."""
+    """Return the error for an argument: what was expected, and what was found."""
     return UserError(f"`{name}` must be {expected}; got {found!r}.")
 
 

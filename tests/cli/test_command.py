@@ -1,4 +1,4 @@
-"""Commands print what the user can correct in one line, and keep the traceback of all else."""
+"""Commands print a user's error in one line; other exceptions keep their traceback."""
 
 import subprocess
 import sys

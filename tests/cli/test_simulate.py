@@ -1,4 +1,4 @@
-"""The command writes what it says, in files that nothing else changes."""
+"""The command writes the data of its generators, and replaces no file unasked."""
 
 import inspect
 import os
@@ -43,7 +43,7 @@ def test_import_does_nothing_and_needs_little(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
-def test_command_writes_what_it_says(tmp_path):
+def test_command_writes_what_it_prints(tmp_path):
     arguments = ["-m", "lfads_torch.synthetic", "chaotic_rnn", "--gain", "1.5", "--pulse"]
     arguments += ["--n-conditions", "4", "--n-trials", "5", "--n-bins", "12", "--n-neurons", "6"]
     arguments += ["--seed", "9", "--heldout-neurons", "1"]

@@ -1,4 +1,4 @@
-"""Session files for tests, and data modules of them."""
+"""Helpers that write session files and set up data modules."""
 
 import numpy as np
 

@@ -69,7 +69,7 @@ def test_a_pattern_without_files(tmp_path, monkeypatch, make):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"'nothing/\*\.h5'") as error:
         make("nothing/*.h5")
-    assert str(tmp_path) in str(error.value)  # where it looked
+    assert str(tmp_path) in str(error.value)  # The folder in which it was looked for.
 
 
 def test_a_path_with_brackets(tmp_path):

@@ -78,4 +78,4 @@ def test_conditions_start_all_over_the_attractor(benchmark):
     correlation = np.corrcoef(flat[:, 0], flat[:, 1])[0, 1]
     assert correlation == pytest.approx(ATTRACTOR_XY_CORRELATION, abs=0.03)
     changes = (np.diff(np.sign(latents[..., 0]), axis=1) != 0).sum(axis=1)
-    assert 0.5 < changes.mean() < 2  # of the lobe, in a trial
+    assert 0.5 < changes.mean() < 2  # Changes of the lobe in a trial.

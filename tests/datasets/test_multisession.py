@@ -27,7 +27,7 @@ def test_sessions_share_the_network_and_no_neuron(sessions):
     units = np.concatenate([arrays["unit_idx"] for arrays in sessions])
     assert np.array_equal(np.sort(units), np.arange(200))
     assert all((np.diff(arrays["unit_idx"]) > 0).all() for arrays in sessions)
-    assert len({arrays["unit_idx"].max() for arrays in sessions}) > 1  # mixed, not cut in blocks
+    assert len({arrays["unit_idx"].max() for arrays in sessions}) > 1  # Units are mixed.
     # Together they have the rates of one network that is recorded completely.
     whole = chaotic_rnn(
         n_conditions=40, n_trials=5, n_bins=50, n_neurons=200, bin_width=0.02, gain=1.5, tau=0.05

@@ -1,4 +1,4 @@
-"""What all synthetic data sets have in common: layout, spikes, splits, seeds, argument checks."""
+"""All synthetic data sets: layout, splits, Poisson spikes, seeds and checks of arguments."""
 
 import hashlib
 import math
@@ -44,7 +44,7 @@ def test_streams_of_a_seed_differ():
 # ------------------------------------------------------------------ layout and splits
 
 
-def test_validation_trials_are_drawn_anew_for_each_condition(benchmark):
+def test_each_condition_has_its_own_validation_trials(benchmark):
     place = (benchmark["valid_inds"] % 24).reshape(65, 5)
     assert len(np.unique(place, axis=0)) > 60
     assert np.bincount(place.ravel(), minlength=24).min() > 0
@@ -134,7 +134,7 @@ def test_the_shipped_file_is_unchanged():
 
 
 def test_the_shipped_file_is_of_the_generator_that_it_names():
-    """Other random draws than today's, but the same arrays of the same kinds and sizes."""
+    """Its random draws are different, but its arrays have the same names, types and sizes."""
     with h5py.File(SHIPPED) as file:
         arguments = dict(file.attrs)
         shipped = {key: np.asarray(file[key][()]) for key in file}

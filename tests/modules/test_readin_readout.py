@@ -101,7 +101,7 @@ def test_aligned_read_out_of_several_parameters(tmp_path):
 
 
 def test_parameter_names(tmp_path):
-    """Those of published checkpoints."""
+    """The names are those of published checkpoints."""
     pattern, _ = aligned(tmp_path)
     model = tiny_model(
         encod_data_dim=3,

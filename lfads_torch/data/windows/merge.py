@@ -1,4 +1,4 @@
-"""What was inferred about overlapping windows, merged to what it says about the recording."""
+"""Merging: values inferred in overlapping windows become values in each bin of the recording."""
 
 import warnings
 from collections.abc import Sequence

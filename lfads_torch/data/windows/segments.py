@@ -44,7 +44,7 @@ def find_segments(
         If the arguments contradict each other, or no bin is left.
     """
     if trial_ids is not None and segments is not None:
-        raise UserError("Give trial_ids or segments, not both: each says where trials begin.")
+        raise UserError("Give trial_ids or segments, not both: both define where trials begin.")
     # The label of a bin is the row of its trial, and -1 outside of all trials and in gaps.
     labels = np.zeros(n_bins, dtype=np.int64)
     ids: NDArray[Any] | None = None

@@ -1,4 +1,4 @@
-"""From the NWB files of the Neural Latents Benchmark (Pei et al. 2021) to data files.
+"""Data files made from the NWB files of the Neural Latents Benchmark (Pei et al. 2021).
 
     NWB file → nlb_tools (bins, trials, targets) → arrays of a session → data file
 
@@ -283,8 +283,8 @@ def _load(path: Path, bin_width_ms: int, behavior: str | None) -> Any:
         )
     if "split" not in recording.trial_info:
         raise UserError(
-            f"The trials in {path} have no column 'split', which says what they are for: this is "
-            f"no file of the Neural Latents Benchmark."
+            f"The trials in {path} have no column 'split', which files of the Neural Latents "
+            f"Benchmark have."
         )
     wanted = ("spikes", "heldout_spikes", behavior)
     recording.data = recording.data[[name for name in wanted if name in fields]]

@@ -1,4 +1,4 @@
-"""Alignments are written into session files, and whatever fails leaves all files as they were."""
+"""Alignments are written into session files, and a failure leaves all files as they were."""
 
 import math
 import os
@@ -113,7 +113,7 @@ def test_what_is_returned(tmp_path):
                 assert attributes == {"n_components": 3, "smoothing_width": 1.5, "ridge_alpha": 0.7}
 
 
-def test_an_alignment_is_replaced_only_if_told_so(tmp_path):
+def test_an_alignment_is_replaced_only_on_request(tmp_path):
     paths = write_sessions(tmp_path)
     align_files(tmp_path / "*.h5", 3)
     before, others = stamps(tmp_path), [contents(path) for path in paths]
@@ -170,7 +170,7 @@ def test_a_failure_leaves_all_files_as_they_were(tmp_path, monkeypatch, copied, 
     def fails(*args):
         works(*args)
         calls.append(args)
-        if len(calls) == 2:  # the first file is ready, the second is not
+        if len(calls) == 2:  # The first file is ready, and the second is not.
             raise error
 
     monkeypatch.setattr(place, step, fails)
@@ -195,13 +195,13 @@ def test_a_kill_leaves_all_files_as_they_were(tmp_path):
     after = stamps(tmp_path)
     left = after.keys() - before.keys()
     assert {name: after[name] for name in before} == before
-    assert all(name.startswith(".") for name in left)  # no pattern of sessions matches them
+    assert all(name.startswith(".") for name in left)  # Patterns of sessions do not match them.
     assert len(align_files(tmp_path / "*", 3)) == 2
     assert stamps(tmp_path).keys() == after.keys()
 
 
 def test_held_out_channels_do_not_influence_the_alignment(tmp_path):
-    """The channels that the encoder does not see are reconstructed, but cannot align."""
+    """These channels are reconstructed, but the encoder does not see them."""
     for name, seed in (("a", 0), ("b", 1)):
         write_file(tmp_path / f"{name}.h5", tiny_arrays(n_channels=7, n_heldout=2, seed=seed))
     align_files(str(tmp_path / "?.h5"), n_components=2)

@@ -102,7 +102,7 @@ def test_one_session_is_aligned_with_itself():
     x = psth.reshape(-1, 9) - psth.mean(axis=(0, 1))
     variances = np.linalg.svd(x, compute_uv=False) ** 2
     assert found.explained_variance == pytest.approx(variances[:4].sum() / variances.sum())
-    (everything,) = align([psth], 9)  # as many components as there are dimensions
+    (everything,) = align([psth], 9)  # As many components as dimensions.
     assert everything.explained_variance == pytest.approx(1)
 
 

@@ -110,7 +110,7 @@ def test_files_of_the_tensorflow_era(tmp_path):
         assert (attributes["smoothing_width"], attributes["ridge_alpha"]) == (2.0, 1.0)
 
 
-def test_only_training_trials_count(tmp_path):
+def test_only_training_trials_are_averaged(tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     rng = np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""Windows are averaged with weights that fade, and everything comes back to its bin."""
+"""Windows are averaged with weights that fade, and every value returns to its bin."""
 
 import h5py
 import numpy as np
@@ -54,7 +54,7 @@ def test_a_weighted_mean_by_hand():
 
 
 def test_no_seam_at_borders_of_blocks():
-    """Windows that differ by an offset of their own: merged, no step is larger than in a fade."""
+    """Each window has its own offset; after merging no step is larger than in a fade."""
     chop = plan_chop(np.array([[0, 400]]), np.array([0]), 400, 20, 5, block=40)
     rng = np.random.default_rng(0)
     starts = np.concatenate([*chop.starts.values()])
@@ -69,7 +69,7 @@ def test_no_seam_at_borders_of_blocks():
 
 
 def test_windows_of_nlb_tools():
-    """Where its regular windows fit, they are the same, and both merge to what was cut."""
+    """If regular windows fit, the windows are the same, and both merge to the original."""
     theirs = pytest.importorskip("nlb_tools.chop")
     values = np.random.default_rng(0).normal(size=(8 + 5 * 9, 2))
     chop = plan_chop(np.array([[0, 53]]), np.array([0]), 53, 8, 3, valid_fraction=None)
@@ -83,7 +83,7 @@ def test_windows_of_nlb_tools():
 
 
 def chopped(path, **how):
-    """Write a recording as windows that suit the tiny model, but for its two forward bins."""
+    """Write a recording as windows of the tiny model's sizes, without forward bins."""
     arrays, chop = chop_recording(counts(), 8, 3, heldout=1, block=20, **how)
     write_file(path, arrays)
     return chop

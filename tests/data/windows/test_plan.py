@@ -43,7 +43,7 @@ def recordings(draw):
 
 
 def planned(trial_ids, gaps, window, how):
-    """Lay windows, or return None for a recording that has not enough bins."""
+    """Lay windows, or return None if the recording has too few bins."""
     try:
         segments, ids = find_segments(len(gaps), gaps, trial_ids)
         return plan_chop(segments, ids, len(gaps), window, **how)
