@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lfads_torch.analysis.nlb import rate_tensors, target_tensors
-from lfads_torch.datasets.nlb.registry import BIN_WIDTHS, DANDI, PHASES, import_nlb_tools
+from lfads_torch.data.catalogue import DANDI
+from lfads_torch.datasets.nlb.registry import BIN_WIDTHS, PHASES, import_nlb_tools
 from lfads_torch.errors import FileAccessError, MissingFileError, UserError
 from lfads_torch.files import move_aside, written_atomically
 
