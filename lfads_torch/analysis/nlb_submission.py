@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lfads_torch.analysis.nlb import rate_tensors, target_tensors
+from lfads_torch.data.catalogue import DANDI
 from lfads_torch.data.hdf5 import open_hdf5
-from lfads_torch.datasets.nlb.registry import BIN_WIDTHS, DANDI, PHASES, import_nlb_tools
+from lfads_torch.datasets.nlb.registry import BIN_WIDTHS, PHASES, import_nlb_tools
 from lfads_torch.errors import MissingFileError, UserError
 from lfads_torch.files import written_atomically
 

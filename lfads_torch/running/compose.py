@@ -25,6 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from lfads_torch.errors import MissingFileError, UserError
+from lfads_torch.running.parts import defer_parts
 from lfads_torch.utils import flatten
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -147,6 +148,8 @@ def compose(
         raise UserError(f"The configuration {config_path} cannot be resolved: {error}") from error
     _check_complete(config)
     _modernise_trainer(config)
+    if isinstance(config.get("model"), DictConfig):
+        defer_parts(config.model)
     _drop_inherited_arguments(config)
     _check_keys(config)
     infer_dimensions(config)

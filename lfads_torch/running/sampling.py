@@ -4,7 +4,6 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
@@ -17,9 +16,9 @@ from lfads_torch.datamodules import BasicDataModule
 from lfads_torch.errors import UserError
 from lfads_torch.files import move_aside
 from lfads_torch.model import LFADS
-from lfads_torch.modules.decoder import Decoder, DecoderRNN
-from lfads_torch.modules.recons import Poisson, PoissonBPS
-from lfads_torch.recurrence import is_linear, is_original, mean_rates
+from lfads_torch.modules.decoder import Decoder
+from lfads_torch.modules.parts import declared, linear_weights
+from lfads_torch.recurrence import mean_rates, using
 from lfads_torch.tuples import Encoding, SessionBatch, SessionOutput
 from lfads_torch.utils import send_batch_to_device
 
@@ -183,15 +182,17 @@ class _Sampling:
             for first in range(0, self.num_samples, chunk):
                 n_samples = min(chunk, self.num_samples - first)
                 repeated = _repeat(model, encoding, session, trials, n_samples)
-                output = model.unroll(repeated, model.hparams.variational)[session]
+                decoded = model.unroll(repeated, model.hparams.variational)
+                fields = {"ic_mean": repeated.ic_mean, "ic_std": repeated.ic_std}
+                fields |= decoded._asdict()
                 rates = None
                 if not (self.save_std or self.save_samples):
-                    rates = _mean_rates(model, session, output["factors"], n_samples)
+                    rates = _mean_rates(model, session, decoded.factors, n_samples)
                 if rates is not None:
                     moments["output_params"].update_mean(rates, n_samples)
                 else:
-                    output["output_params"] = model.read_out(session, output["factors"])
-                for field, values in output.items():
+                    fields["output_params"] = model.read_out(session, decoded.factors)
+                for field, values in fields.items():
                     values = values.unflatten(0, (-1, n_samples))
                     moments[field].update(values)
                     if self.save_samples:
@@ -252,8 +253,7 @@ def _repeat(
         return tensor[trials].repeat_interleave(n_samples, dim=0)
 
     ic_mean = repeated(encoding.ic_mean)
-    # Our own decoder takes the controller inputs of each trial once.
-    shared = is_original(model.decoder, Decoder) and is_original(model.decoder.rnn, DecoderRNN)
+    shared = declared(model.decoder, "shares_ci", Decoder)()
     return Encoding(
         ic_mean=ic_mean,
         ic_std=repeated(encoding.ic_std),
@@ -265,11 +265,11 @@ def _repeat(
 
 def _mean_rates(model: LFADS, session: int, factors: Tensor, n_samples: int) -> Tensor | None:
     """Return the mean rates over samples (trials, T, N); None where they are not exp(linear)."""
-    readout: Any = model.readout[session]
-    poisson = any(is_original(model.recon[session], cls) for cls in (Poisson, PoissonBPS))
-    if not is_linear(readout) or not poisson:
+    linear = linear_weights(model.readout[session])
+    if linear is None or not model.recon[session].means_are_exponential():
         return None
-    return mean_rates(readout, model.hparams.recurrence, factors, n_samples)
+    with using(model.hparams.recurrence):
+        return mean_rates(factors, *linear, n_samples)
 
 
 def _numpy(values: Tensor) -> np.ndarray:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lfads_torch.datasets.nlb.registry import DANDI
+from lfads_torch.data.catalogue import DANDI
 from lfads_torch.running.compose import compose
 from tests.conftest import write_file
 

@@ -4,7 +4,16 @@ import fnmatch
 import shlex
 from pathlib import Path
 
-from lfads_torch.datasets.nlb.registry import DANDI
+DANDI = {
+    "mc_maze": "000128",
+    "mc_maze_large": "000138",
+    "mc_maze_medium": "000139",
+    "mc_maze_small": "000140",
+    "mc_rtt": "000129",
+    "area2_bump": "000127",
+    "dmfc_rsg": "000130",
+}
+"""The number of each recording of the Neural Latents Benchmark in the DANDI archive (https://dandiarchive.org)."""
 
 
 def how_to_get(path: Path) -> str:
