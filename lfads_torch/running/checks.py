@@ -127,7 +127,7 @@ def warn_if_unregularised(config: DictConfig) -> None:
     if scales and model.get("variational") and not any(model[name] for name in scales):
         warnings.warn(
             "All L2 and KL scales of the model are 0: it trains without regularisation. This file "
-            "is meant for sweeps; for a single run set, say, model.kl_ic_scale=1e-5 "
+            "is meant for sweeps; for a single run set, for example, model.kl_ic_scale=1e-5 "
             "model.kl_co_scale=1e-5, or use model=generic.",
             stacklevel=3,
         )

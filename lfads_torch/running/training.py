@@ -123,7 +123,7 @@ def build(config: DictConfig) -> Run:
 
 
 def fit(config: DictConfig, run: Run, checkpoint: Path | None = None) -> None:
-    """Train as :func:`train` does, then restore the best weights if the configuration says so."""
+    """Train as :func:`train` does; restore the best weights if the configuration asks for it."""
     train(config, run, checkpoint)
     if config.posterior_sampling.use_best_ckpt:
         _restore_best(run)
@@ -171,7 +171,7 @@ def train(
 
 
 def sample(config: DictConfig, run: Run) -> None:
-    """Sample the posteriors as the configuration says, and merge windows of recordings.
+    """Sample the posteriors as the configuration asks, and merge windows of recordings.
 
     The random number generators are seeded first, so that a run that was interrupted draws the
     samples that it would have drawn without the interruption.
@@ -189,7 +189,7 @@ def sample(config: DictConfig, run: Run) -> None:
 
 
 def training_summary(run: Run, seconds: float, run_dir: Path) -> dict[str, Any]:
-    """Return what the summary of a run says of its training.
+    """Return the entries of a run's summary that concern training.
 
     Parameters
     ----------

@@ -10,7 +10,7 @@ MODULES = "lfads_torch.modules"
 
 
 def generic(*overrides, file="tiny.h5"):
-    """Compose the model for data of one's own, with the tiny file of the current folder."""
+    """Compose the generic model for the tiny file in the current folder."""
     data = ["model=generic", "datamodule=generic", f"datamodule.datafile_pattern={file}"]
     return compose("single.yaml", [*data, *TINY_SIZES, *overrides])
 

@@ -408,14 +408,14 @@ def test_hydra_is_left_as_it_was(tiny, tmp_path):
     with pytest.raises(ValueError, match="genric"):
         generic("model=genric")
     assert not GlobalHydra.instance().is_initialized()
-    write_texts(tmp_path / "outer", {"outer.yaml": "a: 1"})
-    with hydra.initialize_config_dir(str(tmp_path / "outer"), version_base="1.3"):
-        outer = GlobalHydra.instance().hydra
+    write_texts(tmp_path / "users", {"users.yaml": "a: 1"})
+    with hydra.initialize_config_dir(str(tmp_path / "users"), version_base="1.3"):
+        users = GlobalHydra.instance().hydra
         assert generic().model.gen_dim == 9
         with pytest.raises(ValueError, match="genric"):
             generic("model=genric")
-        assert GlobalHydra.instance().hydra is outer
-        assert hydra.compose("outer") == {"a": 1}
+        assert GlobalHydra.instance().hydra is users
+        assert hydra.compose("users") == {"a": 1}
 
 
 # ------------------------------------------------------------------ the wheel
