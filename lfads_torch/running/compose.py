@@ -34,6 +34,7 @@ from lfads_torch.running.checks import (
     translate_trainer_arguments,
     warn_if_unregularised,
 )
+from lfads_torch.running.parts import defer_parts
 from lfads_torch.running.sizes import infer_dimensions
 from lfads_torch.utils import flatten
 
@@ -167,6 +168,8 @@ def compose(
         raise UserError(f"The configuration {name} cannot be resolved: {error}") from error
     check_complete(resolved)
     translate_trainer_arguments(resolved)
+    if isinstance(resolved.get("model"), DictConfig):
+        defer_parts(resolved.model)
     drop_inherited_arguments(resolved, _base_model())
     check_keys(resolved)
     infer_dimensions(resolved)

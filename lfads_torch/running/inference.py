@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from lfads_torch.datamodules import MANDATORY_KEYS, BasicDataModule
+from lfads_torch.data.schema import MANDATORY_KEYS
+from lfads_torch.datamodules import BasicDataModule
 from lfads_torch.errors import MissingFileError, UserError
 from lfads_torch.model import LFADS
 from lfads_torch.running.run_folder import checkpoint_of_run, read_config

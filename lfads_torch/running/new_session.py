@@ -23,7 +23,8 @@ from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from torch import nn
 
 from lfads_torch.checkpoints import load_checkpoint
-from lfads_torch.datamodules import BasicDataModule, SessionShapes, session_shapes
+from lfads_torch.data.sessions import SessionShapes, session_shapes
+from lfads_torch.datamodules import BasicDataModule
 from lfads_torch.errors import MissingFileError, UserError
 from lfads_torch.model import LFADS
 from lfads_torch.modules.readin_readout import MultisessionReadin, MultisessionReadout

@@ -7,7 +7,7 @@ import hydra
 from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from lfads_torch.datamodules import SessionShapes, find_session_files, session_shapes
+from lfads_torch.data.sessions import SessionShapes, find_session_files, session_shapes
 from lfads_torch.errors import UserError
 from lfads_torch.running.targets import takes
 

@@ -8,6 +8,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from lfads_torch.analysis.figures import plot_run
+from lfads_torch.analysis.scores import validation_scores
 from lfads_torch.checkpoints import load_checkpoint
 from lfads_torch.running.compose import compose
 from lfads_torch.running.paths import make_data_path_absolute, placed_in
@@ -18,7 +19,6 @@ from lfads_torch.running.run_folder import (
     read_summary,
     write_summary,
 )
-from lfads_torch.running.sampling import validation_scores
 from lfads_torch.running.training import Run, fit, prepare, sample, training_summary
 
 

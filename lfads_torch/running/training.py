@@ -19,14 +19,13 @@ from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from lfads_torch.checkpoints import load_checkpoint
-from lfads_torch.data.windows import is_chopped, merge_file
+from lfads_torch.data.windows.merge import is_chopped, merge_file
 from lfads_torch.datamodules import BasicDataModule
 from lfads_torch.errors import UserError
 from lfads_torch.model import LFADS
-from lfads_torch.running.callbacks import EpochSeed, LastCheckpoint
+from lfads_torch.running.callbacks import EpochSeed, LastCheckpoint, MovedCheckpoints
 from lfads_torch.running.compose import compose
 from lfads_torch.running.loggers import make_loggers
-from lfads_torch.running.moved_checkpoints import MovedCheckpoints
 from lfads_torch.running.run_folder import checkpoint_in_folder
 
 
