@@ -12,7 +12,7 @@ sweep.ray_address=auto, trainer.max_epochs=500 … (configs/sweep/random.yaml ha
 
 import sys
 
-from lfads_torch.cli.run_options import MISTAKES, parse_run, start_or_resume
+from lfads_torch.cli.run_options import parse_run, start_or_resume
 
 # ---------- OPTIONS: edit here, or override on the command line ----------
 CONFIG_PATH = "../configs/multi.yaml"
@@ -43,7 +43,6 @@ def main() -> int:
         resume_sweep,
         OVERRIDES,
         RUN_DIR,
-        mistakes=(*MISTAKES, RuntimeError),  # every trial failed
         space=SPACE,
         script=__file__,
     )

@@ -46,7 +46,7 @@ from lfads_torch.checkpoints import load_checkpoint
 from lfads_torch.checks import NonFiniteLossError
 from lfads_torch.running.callbacks import ApplyHyperparameters, EpochHistory, Stopwatch
 from lfads_torch.running.compose import compose
-from lfads_torch.running.run_folder import working_in
+from lfads_torch.running.paths import placed_in
 from lfads_torch.running.training import build, train
 from lfads_torch.sweeps.history import (
     CLONED_AT,
@@ -126,26 +126,25 @@ class LFADSTrial(tune.Trainable):  # type: ignore[misc]
         target = int(min(boundary, max_epochs))
         config.trainer.max_epochs = target
         history, stopwatch = EpochHistory(), Stopwatch()
-        with working_in(self.folder):
-            run = build(config)
-            try:
-                trainer = train(
-                    config,
-                    run,
-                    last if start else None,
-                    callbacks=[ApplyHyperparameters(), stopwatch],
-                    loggers=[history],
-                )
-            except NonFiniteLossError as error:
-                log.warning("Trial %s: %s", self.trial_name, error)
-                worst = -math.inf if self.settings["mode"] == "max" else math.inf
-                return {
-                    self.settings["metric"]: worst,
-                    EPOCH: target,
-                    DIVERGED: str(error),
-                    # In a population it will follow another, unless this was the last generation.
-                    "done": not self.settings["population"] or target >= max_epochs,
-                }
+        run = build(config)
+        try:
+            trainer = train(
+                config,
+                run,
+                last if start else None,
+                callbacks=[ApplyHyperparameters(), stopwatch],
+                loggers=[history],
+            )
+        except NonFiniteLossError as error:
+            log.warning("Trial %s: %s", self.trial_name, error)
+            worst = -math.inf if self.settings["mode"] == "max" else math.inf
+            return {
+                self.settings["metric"]: worst,
+                EPOCH: target,
+                DIVERGED: str(error),
+                # In a population it will follow another, unless this was the last generation.
+                "done": not self.settings["population"] or target >= max_epochs,
+            }
         partial = self.folder / f"{LAST}.partial"
         trainer.save_checkpoint(partial)
         partial.replace(last)
@@ -200,9 +199,8 @@ class LFADSTrial(tune.Trainable):  # type: ignore[misc]
 
     def _compose(self) -> DictConfig:
         """Return the configuration of the sweep with the values of this trial."""
-        base = self.folder / "config.yaml"
-        base.write_text(self.settings["config"])
-        config = compose(base, hyperparameters(self.config))
+        base: Any = OmegaConf.create(self.settings["config"])
+        config = placed_in(compose(base, hyperparameters(self.config)), self.folder)
         OmegaConf.set_struct(config, False)
         config.trainer.enable_progress_bar = False
         config.trainer.enable_model_summary = False

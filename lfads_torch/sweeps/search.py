@@ -25,17 +25,17 @@ from omegaconf.errors import OmegaConfBaseException
 from lfads_torch.errors import MissingFileError, UserError
 from lfads_torch.files import move_aside
 from lfads_torch.running.compose import compose, compose_unresolved, format_overrides
+from lfads_torch.running.paths import make_data_path_absolute
+from lfads_torch.running.resume import resume_run
 from lfads_torch.running.run_folder import (
     CONFIG,
     LAST_CHECKPOINT,
     SUMMARY,
-    keep_data_path,
     make_run_dir,
-    prepare,
     read_summary,
-    resume_single,
     write_summary,
 )
+from lfads_torch.running.training import prepare
 from lfads_torch.sweeps.history import HISTORY, hyperparameters, lineage, read_history, read_pbt_hps
 
 if TYPE_CHECKING:
@@ -215,7 +215,7 @@ def run_sweep(
         it, as published ones do, gets the packaged one of the same name as the file (``pbt``) or
         ``random``.
     run_dir, overwrite, script
-        See :func:`lfads_torch.running.run_folder.run_single`.
+        See :func:`lfads_torch.running.run_folder.make_run_dir`.
     space
         What to search, in place of ``sweep.space``: by the key that is overridden, a
         :class:`~lfads_torch.sweeps.tournament.HyperParam` or a list to choose from.
@@ -241,7 +241,7 @@ def run_sweep(
     if space:
         config.sweep.space = {key: _entry(key, value) for key, value in space.items()}
     config.sweep.id = uuid.uuid4().hex[:12]
-    keep_data_path(config)
+    make_data_path_absolute(config)
     options = SweepOptions.of(config)
     _check(config, options)
     run_dir = make_run_dir(config, run_dir, overwrite, script)
@@ -330,8 +330,6 @@ def _check(config: DictConfig, options: SweepOptions) -> None:
 
     So mistakes are reported before any trial starts.
     """
-    import tempfile
-
     from lfads_torch.sweeps.ray_tune import make_search, to_domain
     from lfads_torch.sweeps.tournament import HyperParam
 
@@ -348,10 +346,7 @@ def _check(config: DictConfig, options: SweepOptions) -> None:
                 values[key] = to_domain(value).sample()
             except Exception as error:
                 raise UserError(f"sweep.space: {key} cannot be sampled: {error}") from error
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, CONFIG)
-        OmegaConf.save(config, path)
-        trial = compose(path, values)
+    trial = compose(config, values)
     _check_monitors(trial, options)
     prepare(trial)
 
@@ -473,7 +468,7 @@ def _keep_best(run_dir: Path, config: DictConfig, options: SweepOptions, best: "
             "best_score": _score(best, options),
         },
     )
-    resume_single(folder)
+    resume_run(folder)
 
 
 def _write_metrics(run_dir: Path, folder: Path, trial: str) -> float:

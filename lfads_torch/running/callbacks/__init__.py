@@ -15,6 +15,7 @@ from lfads_torch.running.callbacks.figures import (
 )
 from lfads_torch.running.callbacks.history import EpochHistory, Stopwatch
 from lfads_torch.running.callbacks.hyperparameters import ApplyHyperparameters
+from lfads_torch.running.callbacks.moved_checkpoints import MovedCheckpoints
 from lfads_torch.running.callbacks.nlb import NLBEvaluation
 from lfads_torch.running.callbacks.seeds import EpochSeed
 from lfads_torch.running.callbacks.trials import InferredTrials, infer_trials
@@ -28,6 +29,7 @@ __all__ = [
     "InferredTrials",
     "LastCheckpoint",
     "LossPlot",
+    "MovedCheckpoints",
     "NLBEvaluation",
     "PSTHPlot",
     "RasterPlot",
