@@ -1,5 +1,6 @@
 """Read-outs that are not linear: multilayer perceptrons from factors to the parameters of rates."""
 
+import itertools
 from collections.abc import Sequence
 
 from torch import Tensor, nn
@@ -55,10 +56,10 @@ class MLPReadout(nn.Module):
                 f"activation of an MLPReadout must be one of {', '.join(ACTIVATIONS)}, but is "
                 f"{activation!r}."
             )
-        if any(size < 1 for size in hidden_features):
+        if not isinstance(hidden_features, Sequence) or any(size < 1 for size in hidden_features):
             raise UserError(
-                f"hidden_features of an MLPReadout must be at least 1 each, but are "
-                f"{list(hidden_features)}."
+                f"hidden_features of an MLPReadout must be a list of numbers of at least 1, one "
+                f"for each hidden layer, but is {hidden_features!r}."
             )
         self.in_features = in_features
         self.out_features = out_features
@@ -66,7 +67,7 @@ class MLPReadout(nn.Module):
         self.activation = activation
         sizes = [in_features, *hidden_features, out_features]
         layers: list[nn.Module] = []
-        for n_inputs, n_outputs in zip(sizes[:-1], sizes[1:], strict=True):
+        for n_inputs, n_outputs in itertools.pairwise(sizes):
             linear = nn.Linear(n_inputs, n_outputs)
             init_linear_(linear)
             layers += [linear, ACTIVATIONS[activation]()]

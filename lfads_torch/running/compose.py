@@ -292,7 +292,8 @@ def infer_dimensions(config: DictConfig) -> None:
                 _settle(readout, f"{key}.out_features", width, path, f" x {n_params} parameters")
         elif _takes(model.get("readout"), "recon_params"):
             _settle(model.readout, "model.readout.recon_params", n_params, path)
-            if model.readout.get("pcr_init", True) and shapes.n_components is not None:
+            aligned = _takes(model.readout, "pcr_init") and model.readout.get("pcr_init", True)
+            if aligned and shapes.n_components is not None:
                 _settle(model, "model.fac_dim", shapes.n_components, path)
         if not readins and _takes(model.get("readin"), "pcr_init"):
             pcr_init = model.readin.get("pcr_init", True)
@@ -438,23 +439,34 @@ def _check_model(model: DictConfig) -> None:
 
 
 def _drop_inherited_arguments(config: DictConfig) -> None:
-    """Take from parts with another class than in model/base.yaml what only the latter takes.
+    """Take from parts with another class than in the packaged models what only the latter takes.
 
-    Composition merges a part of one's own into that of base.yaml, arguments included.
+    Composition merges a user's part into that of base.yaml, single_session.yaml or
+    multisession.yaml, arguments included.
     """
     if not isinstance(config.get("model"), DictConfig):
         return
-    base: Any = OmegaConf.load(packaged_configs() / "model" / "base.yaml")
+    folder = packaged_configs() / "model"
+    bases: list[Any] = [
+        OmegaConf.load(folder / f"{name}.yaml")
+        for name in ("base", "single_session", "multisession")
+    ]
     for key, node in _targets(config.model):
-        inherited = base.get(key)
-        if isinstance(inherited, DictConfig) and inherited._target_ != node._target_:
-            parameters = _parameters(_locate(node._target_, f"model.{key}._target_"))
-            if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
-                continue
-            with open_dict(node):
-                for name in map(str, inherited):
-                    if name in node and name not in (*_HYDRA_KEYS, *parameters):
-                        del node[name]
+        parts = [base.get(key) for base in bases]
+        others = [
+            part
+            for part in parts
+            if isinstance(part, DictConfig) and part._target_ != node._target_
+        ]
+        if not others:
+            continue
+        parameters = _parameters(_locate(node._target_, f"model.{key}._target_"))
+        if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+            continue
+        with open_dict(node):
+            for name in {str(name) for part in others for name in part}:
+                if name in node and name not in (*_HYDRA_KEYS, *parameters):
+                    del node[name]
 
 
 def _modernise_trainer(config: DictConfig) -> None:
