@@ -25,7 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from lfads_torch.errors import MissingFileError, UserError
-from lfads_torch.running.parts import allow_new_parts, defer_parts
+from lfads_torch.running.parts import defer_parts, hydra_overrides
 from lfads_torch.utils import flatten
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -178,7 +178,7 @@ def compose_unresolved(
         folders.insert(0, own)
         if (own / primary.name).is_file():
             primary = own / primary.name
-    words = allow_new_parts(format_overrides(overrides))
+    words = hydra_overrides(format_overrides(overrides))
     with tempfile.TemporaryDirectory() as main:
         # Hydra looks in the folder of the primary configuration before all others.
         shutil.copy(primary, Path(main, f"{primary.stem}.yaml"))

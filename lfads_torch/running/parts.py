@@ -19,13 +19,17 @@ DEFAULTS = {
 """The parts that the model makes, and the class that each has if ``_target_`` names no other."""
 
 
-def allow_new_parts(overrides: Sequence[str]) -> list[str]:
-    """Let overrides of the encoder and the decoder add keys, which Hydra otherwise refuses.
+def hydra_overrides(overrides: Sequence[str]) -> list[str]:
+    """Write overrides of parts as Hydra understands them.
 
-    A configuration without these parts means the usual ones, so that ``model.encoder._target_=…``
-    would have to be written with a ``+``. Misspelt arguments are found once the class is known.
+    A configuration without an encoder or a decoder means the usual ones, so keys of these may be
+    new: ``model.encoder._target_=…`` becomes ``++model.encoder._target_=…``. Misspelt arguments are
+    found once the class is known. ``model/encoder=null`` takes the choice away: ``~model/encoder``.
     """
-    return [re.sub(r"^(?=model\.(encoder|decoder)[.=])", "++", word) for word in overrides]
+    added = [re.sub(r"^(?=model\.(encoder|decoder)[.=])", "++", word) for word in overrides]
+    return [
+        re.sub(r"^(model/(encoder|generator|controller))=null$", r"~\1", word) for word in added
+    ]
 
 
 def defer_parts(model: DictConfig) -> None:
