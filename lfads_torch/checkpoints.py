@@ -7,7 +7,6 @@ and never replaced by another with the same weights. Checkpoints of the publishe
 pickle objects instead, see :mod:`lfads_torch.published_checkpoints`.
 """
 
-import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import torch
 from torch import nn
 
 from lfads_torch.errors import MissingFileError, UserError
+from lfads_torch.modules.parts import constructor_parameters
 from lfads_torch.published_checkpoints import InertObject, published_recipes
 from lfads_torch.recipes import TRUSTED, build, describe, find_class, is_within
 
@@ -118,7 +118,7 @@ def constructor_arguments(
     recipes = checkpoint.get("lfads_parts")
     if recipes is None:
         recipes = published_recipes(saved, checkpoint["state_dict"], overrides)
-    names = _parameters(cls)
+    names, _ = constructor_parameters(cls)
     arguments = {name: saved[name] for name in names if name in saved and name not in parts}
     arguments |= {
         name: build(recipes[name], name, trusted)
@@ -136,21 +136,6 @@ def constructor_arguments(
             f"The checkpoint holds no {', '.join(lacking)}: pass them to load_from_checkpoint."
         )
     return arguments
-
-
-def _parameters(cls: type) -> dict[str, inspect.Parameter]:
-    """Return the constructor's parameters, with those that ``**kwargs`` hands to base classes."""
-    parameters: dict[str, inspect.Parameter] = {}
-    for base in cls.__mro__:
-        if "__init__" not in vars(base):
-            continue
-        own = dict(inspect.signature(base).parameters)
-        hands_on = [name for name, p in own.items() if p.kind is p.VAR_KEYWORD]
-        variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-        parameters = {n: p for n, p in own.items() if p.kind not in variadic} | parameters
-        if not hands_on:
-            break
-    return parameters
 
 
 def model_class(cls: type, checkpoint: Mapping[str, Any], trusted: Sequence[str]) -> type:
@@ -187,7 +172,7 @@ def model_class(cls: type, checkpoint: Mapping[str, Any], trusted: Sequence[str]
 def describe_modules(model: nn.Module) -> dict[str, dict[str, Any]]:
     """Return the class and the recipe of every module, by where it sits; parents come first."""
     return {
-        path: {"class": _name(type(module)), "recipe": describe(module) if path else None}
+        path: {"class": _name(_class(module)), "recipe": describe(module) if path else None}
         for path, module in model.named_modules()
     }
 
@@ -221,8 +206,7 @@ def restore_modules(
     """
     for path, module in modules.items():
         _put(model, path, module)
-    settled = [*given, *modules]
-    for path, saved, built in _differences(model, checkpoint, settled):
+    for path, saved, built in _differences(model, checkpoint, [*given, *modules]):
         remedy = f"pass modules={{{path!r}: …}} to load_from_checkpoint"
         recipe = saved.get("recipe")
         package = saved["class"].split(".")[0]
@@ -241,7 +225,6 @@ def restore_modules(
                 f"{built} there: {remedy}."
             )
         _put(model, path, made)
-        settled.append(path)
 
 
 def check_modules(model: nn.Module, checkpoint: Mapping[str, Any]) -> None:
@@ -267,23 +250,34 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
 
 
 def _differences(
-    model: nn.Module, checkpoint: Mapping[str, Any], settled: list[str]
+    model: nn.Module, checkpoint: Mapping[str, Any], given: Sequence[str]
 ) -> Iterator[tuple[str, dict[str, Any], str]]:
     """Yield where a model has another module than was saved, what was saved and what it has.
 
-    Nothing is said of places in ``settled``, and of what is below them or below a difference.
+    Places in ``given`` and what is below them are left out. Parents come before their children,
+    and a module is looked up only when its turn comes: a caller may replace a parent that differs,
+    and then sees how the children of the replacement differ.
     """
-    settled = settled.copy()
     for path, saved in checkpoint.get("lfads_modules", {}).items():
-        if not path or any(f"{path}.".startswith(f"{place}.") for place in settled):
+        if not path or any(f"{path}.".startswith(f"{place}.") for place in given):
             continue
         built = _module_at(model, path)
-        found = "nothing" if built is None else f"a {_name(type(built))}"
-        if built is None or (
-            _name(type(built)) != saved["class"] and find_class(saved["class"]) is not type(built)
+        if built is None:
+            yield path, saved, "nothing"
+        elif _name(_class(built)) != saved["class"] and find_class(saved["class"]) is not _class(
+            built
         ):
-            settled.append(path)
-            yield path, saved, found
+            yield path, saved, f"a {_name(_class(built))}"
+
+
+def _class(module: nn.Module) -> type[nn.Module]:
+    """Return the class of a module; that of lists which do nothing but hold modules is one.
+
+    Read-ins, read-outs and reconstructions of several sessions are made by classes that derive
+    from ModuleList, and are lists afterwards.
+    """
+    holds_only = isinstance(module, nn.ModuleList) and type(module).forward is nn.ModuleList.forward
+    return nn.ModuleList if holds_only else type(module)
 
 
 def _module_at(model: nn.Module, path: str) -> nn.Module | None:

@@ -7,6 +7,7 @@ import functools
 import importlib
 import inspect
 from collections.abc import Mapping, Sequence
+from types import FunctionType
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,7 @@ def describe(value: Any) -> Any:
         return {str(key): describe(item) for key, item in value.items()}
     if isinstance(value, list | tuple | nn.ModuleList):
         return [describe(item) for item in value]
-    if isinstance(value, type | functools.partial):
+    if isinstance(value, type | functools.partial | FunctionType):
         return _describe_factory(value)
     cls = type(value)
     recipe: dict[str, Any] = {"_target_": f"{cls.__module__}.{cls.__qualname__}"}
@@ -57,7 +58,10 @@ def describe(value: Any) -> Any:
 
 
 def _describe_factory(factory: Any) -> dict[str, Any]:
-    """Describe a class, or a partial of one, as Hydra describes a partial."""
+    """Describe a class, a function or a partial of one as Hydra describes a partial.
+
+    Functions are described to be named in messages; they are never called from a file.
+    """
     partial = factory if isinstance(factory, functools.partial) else functools.partial(factory)
     function: Any = partial.func
     recipe: dict[str, Any] = {"_target_": f"{function.__module__}.{function.__qualname__}"}
@@ -105,7 +109,9 @@ def build(recipe: Any, name: str, trusted: Sequence[str] = ()) -> Any:
         )
     cls = find_class(target)
     if cls is None or not is_within(cls.__module__, packages):
-        raise UserError(f"The checkpoint names {target} for {name}, but there is no such class.")
+        raise UserError(
+            f"The checkpoint names {target} for {name}, but there is no such class: {remedy}."
+        )
     arguments = {
         key: build(value, name, trusted)
         for key, value in recipe.items()

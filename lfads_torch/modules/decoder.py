@@ -100,6 +100,14 @@ class DecoderCell(nn.Module):
         controller: Spec = None,
     ) -> None:
         super().__init__()
+        self.ext_input_dim = ext_input_dim
+        self.ci_enc_dim = ci_enc_dim
+        self.con_dim = con_dim
+        self.co_dim = co_dim
+        self.gen_dim = gen_dim
+        self.fac_dim = fac_dim
+        self.dropout_rate = dropout_rate
+        self.cell_clip = cell_clip
         self.use_con = use_con
         self.dropout = Dropout(dropout_rate)
         options = {"clip_value": cell_clip, "cell_clip": cell_clip, "dropout_rate": dropout_rate}
@@ -125,6 +133,16 @@ class DecoderCell(nn.Module):
             )
             self.co_linear = nn.Linear(con_dim, 2 * co_dim)
             init_linear_(self.co_linear)
+
+    @property
+    def generator(self) -> nn.Module:
+        """The generator."""
+        return self.gen_cell
+
+    @property
+    def controller(self) -> nn.Module | None:
+        """The controller, or None if there is none."""
+        return self.con_cell if self.use_con else None
 
     def factor(self, gen_state: Tensor) -> Tensor:
         """Read the factors (B, fac_dim) out of the generator state (B, gen_dim)."""
@@ -310,6 +328,15 @@ class Decoder(nn.Module):
         controller: Spec = None,
     ) -> None:
         super().__init__()
+        self.ext_input_dim = ext_input_dim
+        self.ic_dim = ic_dim
+        self.ci_enc_dim = ci_enc_dim
+        self.con_dim = con_dim
+        self.co_dim = co_dim
+        self.gen_dim = gen_dim
+        self.fac_dim = fac_dim
+        self.dropout_rate = dropout_rate
+        self.cell_clip = cell_clip
         self.use_con = use_con
         self.ic_to_g0 = nn.Linear(ic_dim, gen_dim)
         init_linear_(self.ic_to_g0)
@@ -329,6 +356,16 @@ class Decoder(nn.Module):
                 controller=controller,
             )
         )
+
+    @property
+    def generator(self) -> nn.Module:
+        """The generator."""
+        return self.rnn.cell.generator
+
+    @property
+    def controller(self) -> nn.Module | None:
+        """The controller, or None if there is none."""
+        return self.rnn.cell.controller
 
     def forward(
         self, ic_samp: Tensor, ci: Tensor, ext_input: Tensor, co_prior: Prior | None = None

@@ -1,7 +1,5 @@
 """From the data to the posterior of the initial condition and the controller's inputs."""
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 
@@ -9,7 +7,7 @@ from lfads_torch import recurrence
 from lfads_torch.errors import UserError
 from lfads_torch.modules.dropout import Dropout
 from lfads_torch.modules.initializers import init_linear_
-from lfads_torch.modules.parts import BaseEncoder
+from lfads_torch.modules.parts import BaseEncoder, Cell, Spec, declared
 from lfads_torch.modules.recurrent import BidirectionalClippedGRU
 from lfads_torch.tuples import EncoderOutput
 
@@ -39,7 +37,7 @@ class Encoder(BaseEncoder):
         Whether there is a controller to feed.
     cell
         What makes the cells of both encoders, in place of
-        :class:`~lfads_torch.modules.recurrent.ClippedGRUCell`; see
+        :class:`~lfads_torch.modules.recurrent.ClippedGRUCell`: a class or a partial of a
         :class:`~lfads_torch.modules.parts.Cell`.
     """
 
@@ -58,16 +56,22 @@ class Encoder(BaseEncoder):
         dropout_rate: float,
         cell_clip: float,
         use_con: bool,
-        cell: Callable[..., nn.Module] | None = None,
+        cell: Spec = None,
     ) -> None:
         super().__init__()
         self.encod_data_dim = encod_data_dim
         self.encod_seq_len = encod_seq_len
         self.recon_seq_len = recon_seq_len
         self.ic_enc_seq_len = ic_enc_seq_len
+        self.ic_enc_dim = ic_enc_dim
+        self.ci_enc_dim = ci_enc_dim
         self.ci_lag = ci_lag
+        self.ic_dim = ic_dim
         self.ic_post_var_min = ic_post_var_min
+        self.dropout_rate = dropout_rate
+        self.cell_clip = cell_clip
         self.use_con = use_con
+        self.cell = cell
         self.dropout = Dropout(dropout_rate)
         self.ic_enc_h0 = nn.Parameter(torch.zeros(2, 1, ic_enc_dim))
         self.ic_enc = BidirectionalClippedGRU(encod_data_dim, ic_enc_dim, cell_clip, cell)
@@ -112,9 +116,9 @@ class Encoder(BaseEncoder):
 
     def recurrent_weights(self) -> dict[str, list[Tensor]]:
         """Return the matrices that ``l2_ic_enc_scale`` and ``l2_ci_enc_scale`` penalise."""
-        weights: dict[str, list[Tensor]] = {"ic_enc": self.ic_enc.recurrent_weights()}
+        weights = {"ic_enc": declared(self.ic_enc, "recurrent_weights", Cell)()}
         if self.use_con:
-            weights["ci_enc"] = self.ci_enc.recurrent_weights()
+            weights["ci_enc"] = declared(self.ci_enc, "recurrent_weights", Cell)()
         return weights
 
 

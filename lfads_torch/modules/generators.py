@@ -55,9 +55,10 @@ class LowRankGenerator(Generator):
     .. math:: x_t = (1 - α) x_{t-1}
               + α \left( \frac{1}{H} M N^\top φ(x_{t-1}) + W u_t + b \right)
 
-    Without inputs the dynamics stay in the R dimensions that the columns of M span. The state is x,
-    and the factors are read from the firing rates φ(x). M and N start as N(0, 1), W as N(0, 1/D)
-    and b at zero. The L2 penalty counts M and N.
+    Without inputs and bias, what lies in the R dimensions that the columns of M span drives itself,
+    and everything outside of these decays by the factor 1 - α in every bin. The state is x, and the
+    factors are read from the firing rates φ(x). M and N start as N(0, 1), W as N(0, 1/D) and b at
+    zero. The L2 penalty counts M and N.
 
     Parameters
     ----------

@@ -56,10 +56,10 @@ class MLPReadout(nn.Module):
                 f"activation of an MLPReadout must be one of {', '.join(ACTIVATIONS)}, but is "
                 f"{activation!r}."
             )
-        if any(size < 1 for size in hidden_features):
+        if not isinstance(hidden_features, Sequence) or any(size < 1 for size in hidden_features):
             raise UserError(
-                f"hidden_features of an MLPReadout must be at least 1 each, but are "
-                f"{list(hidden_features)}."
+                f"hidden_features of an MLPReadout must be a list of numbers of at least 1, one "
+                f"for each hidden layer, but is {hidden_features!r}."
             )
         self.in_features = in_features
         self.out_features = out_features

@@ -16,7 +16,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
-from lfads_torch.errors import UserError
+from lfads_torch.errors import UserError, did_you_mean
 from lfads_torch.recurrence import GRUWeights
 from lfads_torch.tuples import EncoderOutput
 
@@ -29,8 +29,9 @@ class Cell(nn.Module, ABC):
 
     Must be overridden: :meth:`forward`. May be overridden: :meth:`recurrent_weights`, and
     :meth:`fused_weights` by a cell that is a clipped GRU in other words. The constructor is given
-    those of ``input_size``, ``hidden_size``, ``clip_value`` and the model's own arguments
-    (``dropout_rate``, say) that it names.
+    those of ``input_size``, ``hidden_size`` and ``clip_value`` that it names; in the decoder also
+    ``dropout_rate`` and ``cell_clip`` (the same as ``clip_value``), in the encoder also
+    ``is_encoder=True``.
     """
 
     input_size: int
@@ -141,8 +142,9 @@ def make_part(name: str, spec: Spec, default: Callable[..., nn.Module], **known:
     spec
         None makes the default. A module is taken as it is. A class, or anything else that makes a
         module (``functools.partial(LowRankGenerator, rank=3)``), is called with those of the
-        ``known`` arguments that it takes and that are not set in it. A mapping holds arguments of
-        the default.
+        ``known`` arguments that it takes and that are not set in it; what a class takes as
+        ``**kwargs`` is handed to its base class, whose arguments count, too. A mapping holds
+        arguments of the default.
     default
         The class of this library.
     **known
@@ -150,9 +152,9 @@ def make_part(name: str, spec: Spec, default: Callable[..., nn.Module], **known:
 
     Raises
     ------
-    ValueError
-        If the specification is none of these, lacks an argument, or makes something that is no
-        module.
+    UserError
+        If the specification is none of these, lacks an argument or has an unknown one, or makes
+        something that is no module.
     """
     if isinstance(spec, nn.Module):
         return spec
@@ -162,9 +164,14 @@ def make_part(name: str, spec: Spec, default: Callable[..., nn.Module], **known:
         raise UserError(
             f"{name} must be a configuration with a _target_, a class or a module, but is {spec!r}."
         )
-    parameters = inspect.signature(spec).parameters
-    takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     already = spec.keywords if isinstance(spec, functools.partial) else {}
+    parameters, takes_all = constructor_parameters(spec)
+    for key in already:
+        if key not in parameters and not takes_all:
+            raise UserError(
+                f"{name}.{key} is no argument of {_name_of(spec)}.{did_you_mean(key, parameters)} "
+                f"It takes: {', '.join(parameters)}."
+            )
     handed = {
         key: value
         for key, value in known.items()
@@ -173,9 +180,7 @@ def make_part(name: str, spec: Spec, default: Callable[..., nn.Module], **known:
     lacking = [
         key
         for key, p in parameters.items()
-        if p.default is p.empty
-        and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
-        and key not in handed
+        if p.default is p.empty and key not in handed and key not in already
     ]
     if lacking:
         raise UserError(
@@ -186,6 +191,45 @@ def make_part(name: str, spec: Spec, default: Callable[..., nn.Module], **known:
     if not isinstance(part, nn.Module):
         raise UserError(f"{name} must make a torch.nn.Module, but made {type(part).__name__}.")
     return part
+
+
+def constructor_parameters(
+    factory: Callable[..., Any],
+) -> tuple[dict[str, inspect.Parameter], bool]:
+    """Return the arguments that something takes by name, and whether it takes any others.
+
+    A class that ends in ``**kwargs`` hands these to the constructor of its base class, so its
+    arguments are those of both; it takes any others only if no base class names some.
+    """
+    variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    own = inspect.signature(_bound(factory)).parameters
+    parameters = {name: p for name, p in own.items() if p.kind not in variadic}
+    takes_all = any(p.kind is p.VAR_KEYWORD for p in own.values())
+    cls = factory.func if isinstance(factory, functools.partial) else factory
+    if not (takes_all and isinstance(cls, type)):
+        return parameters, takes_all
+    constructors = [base for base in cls.__mro__ if "__init__" in vars(base)]
+    for base in constructors[1:]:
+        if base in (nn.Module, object):
+            break
+        theirs = inspect.signature(base).parameters
+        inherited = {name: p for name, p in theirs.items() if p.kind not in variadic}
+        parameters = inherited | parameters
+        if not any(p.kind is p.VAR_KEYWORD for p in theirs.values()):
+            return parameters, not inherited
+    return parameters, True
+
+
+def _bound(factory: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a partial with its positional arguments alone; anything else as it is."""
+    if isinstance(factory, functools.partial):
+        return functools.partial(factory.func, *factory.args)
+    return factory
+
+
+def _name_of(factory: Callable[..., Any]) -> str:
+    made = factory.func if isinstance(factory, functools.partial) else factory
+    return str(getattr(made, "__name__", made))
 
 
 # ------------------------------------------------------------------ asking parts
@@ -200,8 +244,9 @@ def declared(part: nn.Module, name: str, base: type[nn.Module]) -> Callable[...,
 def runs_as_defined(module: nn.Module, cls: type[nn.Module]) -> bool:
     """Return whether calling a module runs the ``forward`` of a class and nothing else.
 
-    A part of this library asks this about itself before it declares that something faster computes
-    the same. Instances of derived classes, hooks and replaced ``forward`` methods do not qualify.
+    A part of this library asks this about itself before it declares that a fused implementation
+    computes the same. Instances of derived classes, hooks and replaced ``forward`` methods do not
+    qualify.
     """
     return type(module) is cls and _is_without_hooks(module)
 

@@ -6,14 +6,14 @@ appendix; the reference implementation): the update gate keeps the *old* state, 
 """
 
 import math
-from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lfads_torch import recurrence
-from lfads_torch.modules.parts import Cell, Generator, declared, make_part, runs_as_defined
+from lfads_torch.errors import UserError
+from lfads_torch.modules.parts import Cell, Generator, Spec, declared, make_part, runs_as_defined
 from lfads_torch.recurrence import GRUWeights
 
 
@@ -103,7 +103,8 @@ class ClippedGRU(nn.Module):
     input_size, hidden_size, clip_value
         As for :class:`ClippedGRUCell`.
     cell
-        What makes the cell from these: a class, or a partial of one.
+        What makes the cell from these, see :func:`~lfads_torch.modules.parts.make_part`;
+        :class:`ClippedGRUCell` by default.
     """
 
     def __init__(
@@ -111,9 +112,12 @@ class ClippedGRU(nn.Module):
         input_size: int,
         hidden_size: int,
         clip_value: float = math.inf,
-        cell: Callable[..., nn.Module] | None = None,
+        cell: Spec = None,
     ) -> None:
         super().__init__()
+        self.input_size = input_size
+        self.hidden_size = hidden_size
+        self.clip_value = clip_value
         self.cell = make_part(
             "model.encoder.cell",
             cell,
@@ -147,6 +151,11 @@ class ClippedGRU(nn.Module):
         states, final = self(input.flip(1), h_0)
         return states.flip(1), final
 
+    def recurrent_weights(self) -> list[Tensor]:
+        """Return the recurrent weights that the cell declares."""
+        weights: list[Tensor] = declared(self.cell, "recurrent_weights", Cell)()
+        return weights
+
     def why_step_by_step(self) -> str | None:
         """Return why no fused implementation can run this; None if one can."""
         if declared(self.cell, "fused_weights", Cell)() is None:
@@ -165,7 +174,13 @@ class ClippedGRU(nn.Module):
 class BidirectionalClippedGRU(nn.Module):
     """Two :class:`ClippedGRU`, one of which runs backwards in time.
 
-    Parameters are those of :class:`ClippedGRU`.
+    Parameters are those of :class:`ClippedGRU`; ``cell`` must not be a module, which both
+    directions would share.
+
+    Raises
+    ------
+    UserError
+        If ``cell`` is a module.
     """
 
     def __init__(
@@ -173,9 +188,18 @@ class BidirectionalClippedGRU(nn.Module):
         input_size: int,
         hidden_size: int,
         clip_value: float = math.inf,
-        cell: Callable[..., nn.Module] | None = None,
+        cell: Spec = None,
     ) -> None:
         super().__init__()
+        if isinstance(cell, nn.Module):
+            raise UserError(
+                f"model.encoder.cell must be a class or a partial of one, from which a cell is "
+                f"made for each direction, but is a module ({type(cell).__name__})."
+            )
+        self.input_size = input_size
+        self.hidden_size = hidden_size
+        self.clip_value = clip_value
+        self.cell = cell
         self.fwd_gru = ClippedGRU(input_size, hidden_size, clip_value, cell)
         self.bwd_gru = ClippedGRU(input_size, hidden_size, clip_value, cell)
 
@@ -197,5 +221,5 @@ class BidirectionalClippedGRU(nn.Module):
         return [
             weight
             for gru in (self.fwd_gru, self.bwd_gru)
-            for weight in declared(gru.cell, "recurrent_weights", Cell)()
+            for weight in declared(gru, "recurrent_weights", Cell)()
         ]

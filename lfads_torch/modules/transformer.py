@@ -28,9 +28,9 @@ class TransformerEncoder(BaseEncoder):
     attend to each other alone, and so do the others, so that the initial condition cannot see the
     future.
 
-    Every other bin is seen by every controller input, so there is no lag (``model.ci_lag``): it is
-    coordinated dropout that keeps the model from copying its input. There are no recurrent
-    weights, so the L2 penalties of the encoders count nothing.
+    Every controller input sees all bins, its own included, and there is no lag (``model.ci_lag``):
+    coordinated dropout keeps the model from copying its input. There are no recurrent weights, so
+    the L2 penalties of the encoders count nothing.
 
     Parameters
     ----------
@@ -55,8 +55,9 @@ class TransformerEncoder(BaseEncoder):
 
     Raises
     ------
-    ValueError
-        If ``token_dim`` is no multiple of ``n_heads``, or data have other bins or channels.
+    UserError
+        If a size is below 1, ``token_dim`` is no multiple of ``n_heads``, or data have other bins
+        or channels.
     """
 
     def __init__(
@@ -77,6 +78,10 @@ class TransformerEncoder(BaseEncoder):
         feedforward_dim: int = 128,
     ) -> None:
         super().__init__()
+        sizes = {"n_layers": n_layers, "n_heads": n_heads, "feedforward_dim": feedforward_dim}
+        for name, size in {"token_dim": token_dim, **sizes}.items():
+            if size < 1:
+                raise UserError(f"model.encoder.{name} must be at least 1, but is {size}.")
         if token_dim % n_heads:
             raise UserError(
                 f"model.encoder.token_dim must be a multiple of model.encoder.n_heads, but they "
@@ -86,22 +91,31 @@ class TransformerEncoder(BaseEncoder):
         self.encod_seq_len = encod_seq_len
         self.recon_seq_len = recon_seq_len
         self.ic_enc_seq_len = ic_enc_seq_len
+        self.ci_enc_dim = ci_enc_dim
+        self.ic_dim = ic_dim
         self.ic_post_var_min = ic_post_var_min
         self.use_con = use_con
+        self.dropout_rate = dropout_rate
+        self.token_dim = token_dim
+        self.n_layers = n_layers
+        self.n_heads = n_heads
+        self.feedforward_dim = feedforward_dim
         self.embedding = nn.Linear(encod_data_dim, token_dim)
         self.positions = nn.Parameter(0.02 * torch.randn(encod_seq_len, token_dim))
         self.dropout = nn.Dropout(dropout_rate)
-        layer = nn.TransformerEncoderLayer(
-            token_dim,
-            n_heads,
-            feedforward_dim,
-            dropout_rate,
-            activation="gelu",
-            batch_first=True,
-            norm_first=True,
+        self.layers = nn.ModuleList(
+            nn.TransformerEncoderLayer(
+                token_dim,
+                n_heads,
+                feedforward_dim,
+                dropout_rate,
+                activation="gelu",
+                batch_first=True,
+                norm_first=True,
+            )
+            for _ in range(n_layers)
         )
-        norm = nn.LayerNorm(token_dim)
-        self.layers = nn.TransformerEncoder(layer, n_layers, norm, enable_nested_tensor=False)
+        self.norm = nn.LayerNorm(token_dim)
         self.ic_linear = nn.Linear(token_dim, 2 * ic_dim)
         init_linear_(self.ic_linear)
         if use_con:
@@ -118,7 +132,10 @@ class TransformerEncoder(BaseEncoder):
             )
         n_trials, t_ic = len(data), self.ic_enc_seq_len
         tokens = self.dropout(self.embedding(data) + self.positions)
-        tokens = self.layers(tokens, mask=self._segments(data.device))
+        hidden = self._segments(data.device)
+        for layer in self.layers:
+            tokens = layer(tokens, src_mask=hidden)
+        tokens = self.norm(tokens)
         ic_tokens, ci_tokens = (tokens[:, :t_ic], tokens[:, t_ic:]) if t_ic else (tokens, tokens)
         ic_mean, ic_std = posterior_params(self.ic_linear(ic_tokens.mean(1)), self.ic_post_var_min)
         if not self.use_con:

@@ -4,6 +4,9 @@ The model knows their sizes, so Hydra must not make them before it: each becomes
 (``_partial_: true``) of its class, which the model calls with the sizes.
 """
 
+import re
+from collections.abc import Sequence
+
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 DEFAULTS = {
@@ -14,6 +17,19 @@ DEFAULTS = {
     "decoder.controller": "lfads_torch.modules.recurrent.ClippedGRUCell",
 }
 """The parts that the model makes, and the class that each has if ``_target_`` names no other."""
+
+
+def hydra_overrides(overrides: Sequence[str]) -> list[str]:
+    """Write overrides of parts as Hydra understands them.
+
+    A configuration without an encoder or a decoder means the usual ones, so keys of these may be
+    new: ``model.encoder._target_=…`` becomes ``++model.encoder._target_=…``. Misspelt arguments are
+    found once the class is known. ``model/encoder=null`` takes the choice away: ``~model/encoder``.
+    """
+    added = [re.sub(r"^(?=model\.(encoder|decoder)[.=])", "++", word) for word in overrides]
+    return [
+        re.sub(r"^(model/(encoder|generator|controller))=null$", r"~\1", word) for word in added
+    ]
 
 
 def defer_parts(model: DictConfig) -> None:
