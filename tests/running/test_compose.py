@@ -1,4 +1,4 @@
-"""Every configuration composes, says what the contract says, and names what is wrong with it."""
+"""Every packaged and published configuration composes, and mistakes in one are named."""
 
 import os
 import shutil
@@ -6,6 +6,7 @@ import subprocess
 import sys
 import warnings
 from ast import literal_eval
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import hydra
@@ -24,10 +25,16 @@ from lfads_torch.datamodules import BasicDataModule
 from lfads_torch.model import LFADS
 from lfads_torch.modules import recons
 from lfads_torch.running import compose as config
-from lfads_torch.running.compose import compose, find_config, format_overrides, packaged_configs
+from lfads_torch.running.compose import (
+    compose,
+    compose_unresolved,
+    find_config,
+    format_overrides,
+    packaged_configs,
+)
 from tests.conftest import TINY_SIZES, tiny_arrays, write_file
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 CONFIGS = packaged_configs()
 MODULES = "lfads_torch.modules"
 
@@ -229,7 +236,7 @@ def test_early_stopping_waits_for_both_ramps(tiny, ramps, end):
     assert generic(*chosen).callbacks.early_stopping.burn_in_period == end
 
 
-# ------------------------------------------------------------------ the table of the contract
+# ------------------------------------------------------------------ the published hyperparameters
 
 TABLE = """
 .                          area2_bump dmfc_rsg mc_maze mc_maze_large mc_maze_medium mc_maze_small mc_rtt multisession_mc_maze rouse_multisession_PCR rouse_multisession_random
@@ -330,7 +337,7 @@ def expected_model(name, pattern):
 
 
 @pytest.mark.parametrize("name", columns())
-def test_contract_models(name, data):
+def test_published_hyperparameters(name, data):
     datamodule = data_of(name)
     pattern = data(datamodule)
     where = [f"datamodule.datafile_pattern={pattern}"]
@@ -348,7 +355,7 @@ def names_in_published_package():
 
 
 @pytest.mark.parametrize("name", DATA_FILES)
-def test_contract_data(name):
+def test_published_data(name):
     file, attr_keys = DATA_FILES[name]
     datamodule = raw(f"datamodule/{name}")
     assert datamodule["datafile_pattern"] == f"${{relpath:datasets/{file}}}"
@@ -986,6 +993,66 @@ def test_alignment_of_another_size(tmp_path, overrides):
 def test_read_out_of_other_factors(tiny):
     with pytest.raises(ValueError, match="in_features = 7"):
         training_loss(generic("model.readout.modules.0.in_features=7"))
+
+
+# ------------------------------------------------------------------ configurations in memory
+
+
+def test_a_configuration_in_memory_is_composed_like_its_file(tiny, tmp_path):
+    resolved = generic("model.train_aug_stack.transforms.0.cd_rate=0.2")
+    OmegaConf.save(resolved, tmp_path / "saved.yaml")
+    before = OmegaConf.to_yaml(resolved)
+    overrides = ["model.lr_init=0.5", "model.train_aug_stack.transforms.0.cd_rate=0.1",
+                 "~callbacks.lr_monitor", "+trainer.min_epochs=2"]  # fmt: skip
+    in_memory = compose(resolved, overrides)
+    assert in_memory == compose(tmp_path / "saved.yaml", overrides)
+    assert in_memory.model.lr_init == 0.5
+    assert in_memory.model.train_aug_stack.transforms[0].cd_rate == 0.1
+    assert in_memory.trainer.min_epochs == 2
+    assert "lr_monitor" not in in_memory.callbacks
+    assert OmegaConf.to_yaml(resolved) == before
+    in_memory.trainer.max_epochs = 1
+    assert resolved.trainer.max_epochs == 1000
+    with_group = compose(resolved, ["+logger@more=wandb"])
+    assert with_group.more.wandb.project == "lfads_torch"
+
+
+def test_interpolations_of_a_configuration_in_memory_follow_overrides(tiny):
+    data = ["model=generic", "datamodule=generic", "datamodule.datafile_pattern=tiny.h5"]
+    unresolved = compose_unresolved("single.yaml", [*data, *TINY_SIZES])
+    resolved = compose(unresolved, {"model.fac_dim": 5})
+    assert resolved.model.readout.modules[0].in_features == 5
+    assert OmegaConf.is_interpolation(unresolved.model.readout.modules[0], "in_features")
+
+
+def test_faults_of_a_configuration_in_memory(tiny):
+    resolved = generic()
+    with pytest.raises(
+        ValueError, match=r"(?s)in memory cannot be composed: .*mean model\.lr_init\?"
+    ):
+        compose(resolved, ["model.lr_intt=1"])
+    with pytest.raises(ValueError, match=r"in memory cannot be resolved: .*nix"):
+        compose(resolved, ["model.gen_dim=${nix:1}"])
+    with pytest.raises(ValueError, match=r"encod_seq_len = 9, .*tiny\.h5 asks for 8"):
+        compose(resolved, ["model.encod_seq_len=9"])
+
+
+def test_the_default_is_the_packaged_configuration(project, monkeypatch):
+    """Whatever lies in the folders around the current one."""
+    (project / "here").mkdir()
+    monkeypatch.chdir(project / "here")  # ../configs/single.yaml is the user's project's
+    data = ["model=generic", "datamodule=generic", "datamodule.datafile_pattern=../mydata/one.h5"]
+    assert compose(overrides=data).trainer.max_epochs == 1000
+    with pytest.warns(UserWarning, match="gpus"):
+        assert compose("../configs/single.yaml", data).trainer.max_epochs == 7
+
+
+def test_composing_in_several_threads(tiny):
+    """Hydra keeps its state in globals, which threads must not meet half-changed."""
+    sizes = range(3, 11)
+    with ThreadPoolExecutor(len(sizes)) as pool:
+        made = list(pool.map(lambda size: generic(f"model.gen_dim={size}"), sizes))
+    assert [config.model.gen_dim for config in made] == list(sizes)
 
 
 # ------------------------------------------------------------------ faults of the user
