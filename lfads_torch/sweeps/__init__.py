@@ -1,4 +1,4 @@
-"""Sweeps: training many models with random search or population-based training, and keeping the best.
+"""Sweeps: training many models, by random search or population-based training.
 
 - :mod:`~lfads_torch.sweeps.search`: a sweep from beginning to end;
 - :mod:`~lfads_torch.sweeps.best_model`: the best model as a run folder;

@@ -6,16 +6,18 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from lfads_torch.running.compose import compose
 from lfads_torch.running.run_folder import CONFIG, LAST_CHECKPOINT, resume_single, write_summary
 from lfads_torch.sweeps import results
-from lfads_torch.sweeps.compose import compose_trial
 from lfads_torch.sweeps.history import hyperparameters, lineage, read_history, read_pbt_hps
 from lfads_torch.sweeps.options import SweepOptions
 from lfads_torch.sweeps.report import BEST_MODEL
 from lfads_torch.sweeps.results import Outcome
 
 
-def make_best_model(run_dir: Path, config: DictConfig, options: SweepOptions, best: Outcome) -> None:
+def make_best_model(
+    run_dir: Path, config: DictConfig, options: SweepOptions, best: Outcome
+) -> None:
     """Make ``best_model/``, a folder like that of a single run, and sample its posteriors.
 
     Parameters
@@ -33,7 +35,7 @@ def make_best_model(run_dir: Path, config: DictConfig, options: SweepOptions, be
     # A sweep that is interrupted here and resumed makes the folder again.
     shutil.rmtree(folder, ignore_errors=True)
     (folder / LAST_CHECKPOINT.parent).mkdir(parents=True)
-    resolved = compose_trial(config, hyperparameters(best.config))
+    resolved = compose(config, hyperparameters(best.config))
     with open_dict(resolved):
         del resolved.sweep
     OmegaConf.save(resolved, folder / CONFIG)

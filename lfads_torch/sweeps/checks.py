@@ -6,8 +6,8 @@ import numpy as np
 from omegaconf import DictConfig
 
 from lfads_torch.errors import UserError
+from lfads_torch.running.compose import compose
 from lfads_torch.running.run_folder import prepare
-from lfads_torch.sweeps.compose import compose_trial
 from lfads_torch.sweeps.options import SweepOptions
 from lfads_torch.sweeps.space import HyperParam
 
@@ -31,7 +31,7 @@ def check_sweep(config: DictConfig, options: SweepOptions) -> None:
     from lfads_torch.sweeps.ray_tune.components import make_search
 
     make_search(options)
-    trial = compose_trial(config, _first_values(options))
+    trial = compose(config, _first_values(options))
     _check_monitors(trial, options)
     prepare(trial)
 

@@ -1,6 +1,5 @@
-"""Composing the configuration of a sweep, and that of each of its trials."""
+"""Composing the configuration of a sweep."""
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from lfads_torch.errors import UserError
-from lfads_torch.running.compose import compose, compose_unresolved, format_overrides
+from lfads_torch.running.compose import compose_unresolved, format_overrides
 
 FORMER_NUM_TRIALS = "num_samples"
 """What ``sweep.num_trials`` was called before, and what Ray Tune calls it."""
@@ -45,27 +44,6 @@ def compose_sweep(
     return config
 
 
-def compose_trial(config: DictConfig, values: Mapping[str, Any]) -> DictConfig:
-    """Return the complete configuration of a trial.
-
-    Parameters
-    ----------
-    config
-        The configuration of the sweep. It may already be resolved.
-    values
-        The trial's hyperparameters, by key.
-
-    Raises
-    ------
-    ValueError
-        If a key or value is not usable.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "config.yaml")
-        OmegaConf.save(config, path)
-        return compose(path, values)
-
-
 def _lacks_sweep(
     config_path: str | Path, words: Sequence[str], config_dir: str | Path | None
 ) -> bool:
@@ -85,8 +63,8 @@ def _add_former_name(word: str) -> str:
 def _rename_num_trials(config: DictConfig) -> None:
     """Rename ``sweep.num_samples`` to ``sweep.num_trials``, in place.
 
-    Packaged sweeps set ``num_trials`` to ``num_samples`` where that is given, so that the two differ
-    only if the user has given both.
+    Packaged sweeps set ``num_trials`` to ``num_samples`` where that is given, so that the two
+    differ only if the user has given both.
     """
     sweep = config.get("sweep")
     if not isinstance(sweep, DictConfig) or FORMER_NUM_TRIALS not in sweep:

@@ -1,4 +1,4 @@
-"""The history of a sweep: the hyperparameters and scores of every trial, written and read as tables.
+"""The history of a sweep: hyperparameters and scores of every trial, as a file and as tables.
 
 A sweep appends one line to ``history.jsonl`` whenever a trial has trained for a generation. Folders
 of the published implementation hold a ``result.json`` for each trial instead, which is read too.

@@ -76,7 +76,12 @@ class SweepOptions:
 
     @classmethod
     def from_config(cls, config: DictConfig) -> "SweepOptions":
-        """Read the options from a configuration, see :func:`lfads_torch.sweeps.compose.compose_sweep`.
+        """Read the options from a configuration.
+
+        Parameters
+        ----------
+        config
+            What :func:`lfads_torch.sweeps.compose.compose_sweep` returned.
 
         Raises
         ------

@@ -41,7 +41,7 @@ def describe_progress(
     -------
     str
         The generation and the states of trials; the best and median score; the range of each
-        hyperparameter; and an upper bound of the time that is left, if the trainer has a last epoch.
+        hyperparameter; and, if the trainer has a last epoch, an upper bound of the time left.
     """
     last = {row["trial"]: row for row in sorted(rows, key=lambda row: row["epoch"])}
     lowest = min((row["epoch"] for row in last.values()), default=0)

@@ -160,6 +160,7 @@ def _search(run_dir: Path, config: DictConfig, options: SweepOptions, resume: bo
     if any(outcome.status not in ("TERMINATED", "ERROR") for outcome in outcomes):
         raise KeyboardInterrupt(interrupted)
     best = results.best_outcome(outcomes, options)
+    failed = [outcome for outcome in outcomes if outcome.status == "ERROR"]
     summary = {
         "best_trial": best.trial,
         "metric": options.metric,
@@ -167,7 +168,7 @@ def _search(run_dir: Path, config: DictConfig, options: SweepOptions, resume: bo
         "hyperparameters": hyperparameters(best.config),
         "epochs": best.metrics[results.EPOCH],
         "trials": len(outcomes),
-        "failed": {o.trial: results.error_message(o.error) for o in outcomes if o.status == "ERROR"},
+        "failed": {outcome.trial: results.error_message(outcome.error) for outcome in failed},
         "diverged": [o.trial for o in outcomes if results.DIVERGED in o.metrics],
         "seconds": round(time.monotonic() - start, 1),
         **_trial_seconds(run_dir),

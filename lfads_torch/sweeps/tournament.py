@@ -1,8 +1,9 @@
-"""The rules of population-based training: when trials meet, who follows whom, what changes, when to stop.
+"""The rules of population-based training.
 
-These are the rules of AutoLFADS (Keshtkaran et al. 2022, Nature Methods 19:1572). All functions are
-pure: their only randomness is that of the generator they are given.
-:class:`~lfads_torch.sweeps.ray_tune.scheduler.BinaryTournamentPBT` applies them to the trials of Ray.
+They say when trials report, which trial follows which, how hyperparameters are perturbed, and when
+a search has converged. These are the rules of AutoLFADS (Keshtkaran et al. 2022, Nature Methods
+19:1572). All functions are pure: their only randomness is that of the generator they are given.
+:class:`~lfads_torch.sweeps.ray_tune.scheduler.BinaryTournamentPBT` applies them to Ray's trials.
 """
 
 import math
@@ -55,9 +56,7 @@ def choose_winners(scores: Mapping[str, float], rng: np.random.Generator) -> dic
     for pair in pair_off(list(scores), rng):
         loser, winner = sorted(pair, key=scores.__getitem__)
         winners[loser] = winner
-    unbeaten = [
-        player for player in scores if scores[player] > -math.inf and player not in winners
-    ]
+    unbeaten = [player for player in scores if scores[player] > -math.inf and player not in winners]
     for player, score in scores.items():
         best_of_pair = scores[winners[player]] if player in winners else score
         if best_of_pair == -math.inf:

@@ -40,7 +40,7 @@ def cluster(options: SweepOptions) -> Iterator[None]:
     # On Ctrl-C, Ray would end all trials as if they had finished training. Without its handler,
     # Ctrl-C interrupts the search like any kill, and the search can be resumed.
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
-    # Two checkpoints are enough, since each generation leaves one, and all trials wait for each other.
+    # Two checkpoints are enough: each generation leaves one, and all trials wait for each other.
     warnings.filterwarnings("ignore", ".*CheckpointConfig.num_to_keep <= 2.*")
     if ray.is_initialized():
         yield

@@ -1,4 +1,7 @@
-"""What a search on Ray consists of, made from the options of a sweep: distributions, searcher, scheduler."""
+"""The parts of a search on Ray, made from the options of a sweep.
+
+These are the distributions of hyperparameters, the searcher, the scheduler and the stopping rule.
+"""
 
 import inspect
 from collections.abc import Mapping, Sequence
@@ -49,7 +52,7 @@ def make_search(
     Raises
     ------
     ValueError
-        If there is no such class, if its package is missing, or if it does not accept its arguments.
+        If there is no such class, its package is missing, or it does not accept its arguments.
     """
     try:
         searcher = instantiate(options.searcher, _convert_="all")

@@ -49,7 +49,7 @@ class Recorder(tune.Callback):  # type: ignore[misc]
     ) -> None:
         """Remove checkpoints from Ray's list that were deleted after a search was saved.
 
-        When the search is resumed, Ray would try to delete them again, and count the others wrongly.
+        If the search is resumed, Ray would try to delete them again, and miscount the others.
         """
         manager = trial.run_metadata.checkpoint_manager
         files = trial.storage.storage_filesystem
@@ -65,9 +65,7 @@ class Recorder(tune.Callback):  # type: ignore[misc]
         """Write a result, and print the progress if a generation has ended."""
         result = dict(result)
         epoch = result[EPOCH]
-        row = history_row(
-            trial.trial_id, trial.config, epoch, result[self.options.metric], result
-        )
+        row = history_row(trial.trial_id, trial.config, epoch, result[self.options.metric], result)
         if DIVERGED in result:
             row[DIVERGED] = result[DIVERGED]
             _print(f"{trial_name(trial)} diverged: {result[DIVERGED]}")

@@ -171,7 +171,7 @@ class BinaryTournamentPBT(PopulationBasedTraining):  # type: ignore[misc]
             for trial in alive
             if trial.status in (Trial.PAUSED, Trial.PENDING) and not self._reached(trial)
         ]
-        # Pending trials come last: Ray has been asked for their processes, so that all start at once.
+        # Pending trials come last, since Ray has been asked for their processes: all start at once.
         waiting.sort(key=lambda trial: (trial.status == Trial.PENDING, trial.trial_id))
         return waiting[0] if waiting else None
 

@@ -14,8 +14,8 @@ from lfads_torch.sweeps.tournament import has_converged
 class ImprovementRatioStopper(tune.Stopper):  # type: ignore[misc]
     """Stops all trials when the best of them has stopped improving.
 
-    See :func:`lfads_torch.sweeps.tournament.has_converged`. A generation counts once every trial has
-    reported it, or any trial has reported a later one (which happens after a trial has failed).
+    The rule is :func:`~lfads_torch.sweeps.tournament.has_converged`. A generation counts once every
+    trial has reported it, or any trial has reported a later one (as after a trial has failed).
 
     Parameters
     ----------

@@ -16,8 +16,8 @@ from lfads_torch.checkpoints import load_checkpoint
 from lfads_torch.files import written_atomically
 from lfads_torch.model import NonFiniteLossError
 from lfads_torch.running.callbacks import ApplyHyperparameters, EpochHistory, Stopwatch
+from lfads_torch.running.compose import compose
 from lfads_torch.running.training import build, train
-from lfads_torch.sweeps.compose import compose_trial
 from lfads_torch.sweeps.history import hyperparameters
 from lfads_torch.sweeps.results import (
     BEST_CHECKPOINT,
@@ -62,7 +62,8 @@ class LFADSTrial(tune.Trainable):  # type: ignore[misc]
     begins with the checkpoint that was saved or loaded last. All files are in a folder of the
     trial's own; the working folder of the process stays what it is.
 
-    Ray calls the methods; :func:`~lfads_torch.sweeps.ray_tune.runner.run_trials` gives the settings.
+    Ray calls the methods, with the settings that
+    :func:`~lfads_torch.sweeps.ray_tune.runner.run_trials` gives.
     """
 
     def setup(self, config: dict[str, Any], settings: TrialSettings) -> None:
@@ -180,8 +181,8 @@ class LFADSTrial(tune.Trainable):  # type: ignore[misc]
 
     def _compose(self) -> DictConfig:
         """Return the configuration of this trial, whose files are in its folder."""
-        sweep = OmegaConf.create(self.settings.config)
-        config = compose_trial(sweep, hyperparameters(self.config))
+        sweep: Any = OmegaConf.create(self.settings.config)
+        config = compose(sweep, hyperparameters(self.config))
         OmegaConf.set_struct(config, False)
         config.trainer.enable_progress_bar = False
         config.trainer.enable_model_summary = False

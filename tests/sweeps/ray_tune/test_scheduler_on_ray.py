@@ -1,4 +1,4 @@
-"""The scheduler on real clusters whose processes and machines are killed, with light trials."""
+"""The scheduler on real Ray clusters whose processes and machines are killed, with fast trials."""
 
 import time
 from threading import Thread
@@ -8,9 +8,9 @@ import ray
 from ray import tune
 from ray.cluster_utils import Cluster
 
-from lfads_torch.sweeps.ray_tune import Population
-from lfads_torch.sweeps.tournament import BinaryTournamentPBT, HyperParam
-from tests.sweeps.light import Light
+from lfads_torch.sweeps.ray_tune.scheduler import BinaryTournamentPBT, Population
+from lfads_torch.sweeps.space import HyperParam
+from tests.sweeps.ray_tune.light import Light
 
 pytestmark = pytest.mark.slow
 
