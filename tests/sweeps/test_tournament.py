@@ -1,5 +1,7 @@
 """The rules of population-based training."""
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,6 +9,7 @@ from hypothesis import strategies as st
 
 from lfads_torch.sweeps.space import HyperParam
 from lfads_torch.sweeps.tournament import (
+    choose_winners,
     explore,
     has_converged,
     next_boundary,
@@ -67,6 +70,40 @@ def test_explore_perturbs_what_is_searched_and_leaves_the_rest():
     assert (new["seed"], new["model.gen_dim"]) == (5, 64)
     assert config["model.lr_init"] == 1e-3
     assert new == explore(config, space, np.random.default_rng(0))
+
+
+FINITE = st.floats(-9, 9)
+
+
+@given(
+    st.lists(st.one_of(FINITE, st.just(-math.inf)), min_size=1, max_size=9).filter(
+        lambda scores: max(scores) > -math.inf
+    ),
+    st.integers(0, 100),
+)
+@settings(deadline=None)
+def test_losers_of_a_tournament_follow_unbeaten_winners(scores, seed):
+    players = {f"trial_{i}": score for i, score in enumerate(scores)}
+    winners = choose_winners(players, np.random.default_rng(seed))
+    assert winners == choose_winners(players, np.random.default_rng(seed))
+    for loser, winner in winners.items():
+        assert winner not in winners
+        assert players[loser] <= players[winner]
+        assert players[winner] > -math.inf
+    assert {name for name in players if players[name] == -math.inf} <= set(winners)
+    diverged = sum(score == -math.inf for score in scores)
+    assert max(diverged, len(scores) // 2) <= len(winners) <= len(scores) // 2 + diverged
+
+
+def test_the_best_of_all_is_never_beaten_and_the_worst_always_is():
+    players = {f"trial_{i}": float(i) for i in range(6)}
+    beaten_by = set()
+    for seed in range(50):
+        winners = choose_winners(players, np.random.default_rng(seed))
+        assert len(winners) == 3
+        assert "trial_5" not in winners
+        beaten_by.add(winners["trial_0"])
+    assert beaten_by == {f"trial_{i}" for i in range(1, 6)}
 
 
 @pytest.mark.parametrize(

@@ -384,6 +384,27 @@ def test_leaves_nothing_behind(make_trial, temporary_folder):
     assert list(temporary_folder.glob("lfads_torch_*")) == []
 
 
+def test_all_files_are_in_the_folder_of_the_trial(make_trial, tmp_path, monkeypatch):
+    """The working folder of the process stays the same, and nothing is written to it."""
+    packaged = Path("configs").absolute()
+    here = tmp_path / "here"
+    here.mkdir()
+    (here / "configs").symlink_to(packaged)
+    monkeypatch.chdir(here)
+    trial = make_trial(
+        None, "+callbacks.c={_target_: lfads_torch.callbacks.LossPlot, log_every_n_epochs: 1}",
+        "logger=[csv]", name="multi.yaml",
+    )  # fmt: skip
+    folders = []
+    monkeypatch.setattr("os.chdir", folders.append)
+    trial.train()
+    assert folders == []
+    assert [path.name for path in here.iterdir()] == ["configs"]
+    files = {str(path.relative_to(trial.folder)) for path in trial.folder.rglob("*.*")}
+    assert {"last.ckpt", "csv_logs/metrics.csv", "plots/losses_epoch0001.png"} <= files
+    assert len(list(trial.folder.glob("lightning_checkpoints/*.ckpt"))) == 1
+
+
 def test_a_process_that_lost_a_trial_does_not_clean_up_after_the_next(make_trial, tmp_path):
     """Ray may end it later than it starts the one that takes over."""
     first = make_trial()
