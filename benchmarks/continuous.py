@@ -35,7 +35,9 @@ from sklearn.preprocessing import StandardScaler
 
 from lfads_torch.analysis.figures import COLOURS, save_figure
 from lfads_torch.data.windows import Chop, chop_file, continuous_path, merge, read_recording
-from lfads_torch.running.run_folder import read_summary, resume_single, run_single
+from lfads_torch.running.resume import resume_run
+from lfads_torch.running.run_folder import read_summary
+from lfads_torch.running.start import start_run
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -118,9 +120,9 @@ def train(recording: Path, seed: int, args: argparse.Namespace) -> Path:
             "logger=[csv]",
             *args.overrides,
         ]
-        run_single(overrides, run_dir)
+        start_run(overrides, run_dir)
     elif not read_summary(run_dir).get("scores"):
-        resume_single(run_dir)
+        resume_run(run_dir)
     return run_dir
 
 

@@ -37,8 +37,9 @@ from lfads_torch.datasets.synthetic import lorenz, write_h5
 from lfads_torch.metrics import r2_score, regional_bits_per_spike
 from lfads_torch.running.run_folder import read_summary
 from lfads_torch.sweeps.history import read_history
-from lfads_torch.sweeps.search import BEST_MODEL, resume_sweep, run_sweep
-from lfads_torch.sweeps.tournament import HyperParam
+from lfads_torch.sweeps.report import BEST_MODEL
+from lfads_torch.sweeps.search import resume_sweep, run_sweep
+from lfads_torch.sweeps.space import HyperParam
 
 PBT, RANDOM = "population-based training", "random search"
 SCORES = {"co_bps": "held-out bits/spike", "r2": "R² to true rates", "loss": "valid/recon_smth"}
@@ -96,7 +97,7 @@ def search(name: str, seed: int, data: Path, run_dir: Path, args: argparse.Names
         f"model.l2_increase_epoch={args.ramp}",
         f"trainer.max_epochs={args.epochs}",
         "trainer.accelerator=cpu",
-        f"sweep.num_samples={args.trials}",
+        f"sweep.num_trials={args.trials}",
         f"sweep.seed={seed}",
     ]
     if name == PBT:
@@ -184,7 +185,7 @@ def overhead(output: Path, args: argparse.Namespace) -> str:
         overrides = [
             "trainer.max_epochs=75",
             "trainer.accelerator=cpu",
-            "sweep.num_samples=2",
+            "sweep.num_trials=2",
             "sweep.scheduler.burn_in_period=25",
             "sweep.stopper=null",
         ]

@@ -4,10 +4,11 @@ import csv
 import shutil
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, open_dict
 
 from lfads_torch.running.compose import compose
-from lfads_torch.running.run_folder import CONFIG, LAST_CHECKPOINT, resume_single, write_summary
+from lfads_torch.running.resume import resume_run
+from lfads_torch.running.run_folder import LAST_CHECKPOINT, write_config, write_summary
 from lfads_torch.sweeps import results
 from lfads_torch.sweeps.history import hyperparameters, lineage, read_history, read_pbt_hps
 from lfads_torch.sweeps.options import SweepOptions
@@ -38,7 +39,7 @@ def make_best_model(
     resolved = compose(config, hyperparameters(best.config))
     with open_dict(resolved):
         del resolved.sweep
-    OmegaConf.save(resolved, folder / CONFIG)
+    write_config(folder, resolved)
     checkpoint = _copy_checkpoints(folder, options, best)
     seconds = _write_metrics(run_dir, folder, best.trial)
     write_summary(
@@ -52,7 +53,7 @@ def make_best_model(
         },
     )
     # Training has ended according to the summary, so that this only samples, draws and scores.
-    resume_single(folder)
+    resume_run(folder)
 
 
 def _copy_checkpoints(folder: Path, options: SweepOptions, best: Outcome) -> Path:

@@ -7,7 +7,7 @@ from omegaconf import DictConfig
 
 from lfads_torch.errors import UserError
 from lfads_torch.running.compose import compose
-from lfads_torch.running.run_folder import prepare
+from lfads_torch.running.training import prepare
 from lfads_torch.sweeps.options import SweepOptions
 from lfads_torch.sweeps.space import HyperParam
 

@@ -7,14 +7,14 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from lfads_torch.errors import UserError
-from lfads_torch.running.compose import compose_unresolved, format_overrides
+from lfads_torch.running.compose import compose_unresolved, format_overrides, packaged_configs
 
 FORMER_NUM_TRIALS = "num_samples"
 """What ``sweep.num_trials`` was called before, and what Ray Tune calls it."""
 
 
 def compose_sweep(
-    config_path: str | Path,
+    config_path: str | Path | None = None,
     overrides: Mapping[str, Any] | Sequence[str] = (),
     config_dir: str | Path | None = None,
 ) -> DictConfig:
@@ -27,7 +27,8 @@ def compose_sweep(
     Parameters
     ----------
     config_path, overrides, config_dir
-        See :func:`lfads_torch.running.compose.compose`.
+        See :func:`lfads_torch.running.compose.compose`. By default the configuration is the
+        packaged ``pbt.yaml``.
 
     Raises
     ------
@@ -35,6 +36,8 @@ def compose_sweep(
         If the configuration cannot be found or composed, or if it gives both ``sweep.num_trials``
         and another ``sweep.num_samples``.
     """
+    if config_path is None:
+        config_path = packaged_configs() / "pbt.yaml"
     words = [_add_former_name(word) for word in format_overrides(overrides)]
     chosen = any(word.startswith(("sweep=", "+sweep=")) for word in words)
     if not chosen and _lacks_sweep(config_path, words, config_dir):

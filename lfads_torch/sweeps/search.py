@@ -17,12 +17,13 @@ from omegaconf import DictConfig, OmegaConf
 
 from lfads_torch.errors import MissingFileError, UserError
 from lfads_torch.files import move_aside
+from lfads_torch.running.paths import make_data_path_absolute
 from lfads_torch.running.run_folder import (
     CONFIG,
     SUMMARY,
-    keep_data_path,
     make_run_dir,
     read_summary,
+    write_config,
     write_summary,
 )
 from lfads_torch.sweeps import results
@@ -41,7 +42,7 @@ log = logging.getLogger(__name__)
 def run_sweep(
     overrides: Mapping[str, Any] | Sequence[str] = (),
     run_dir: str | Path | None = None,
-    config_path: str | Path = "../configs/pbt.yaml",
+    config_path: str | Path | None = None,
     config_dir: str | Path | None = None,
     overwrite: bool = False,
     script: str | Path | None = None,
@@ -52,11 +53,11 @@ def run_sweep(
     Parameters
     ----------
     overrides, config_path, config_dir
-        See :func:`lfads_torch.running.compose.compose`. A configuration without ``sweep``, such as
-        the published ones, gets the packaged one that is called like its file (``pbt``), or else
+        See :func:`lfads_torch.running.compose.compose`. By default the configuration is the
+        packaged ``pbt.yaml``. A configuration without ``sweep``, such as the published ones, gets the packaged one that is called like its file (``pbt``), or else
         ``random``.
     run_dir, overwrite, script
-        See :func:`lfads_torch.running.run_folder.run_single`.
+        See :func:`lfads_torch.running.run_folder.make_run_dir`.
     space
         What to search, in place of ``sweep.space``: for each key that is overridden, a
         :class:`~lfads_torch.sweeps.space.HyperParam` or a list to choose from.
@@ -82,7 +83,7 @@ def run_sweep(
     if space:
         config.sweep.space = {key: space_entry(key, value) for key, value in space.items()}
     config.sweep.id = uuid.uuid4().hex[:12]
-    keep_data_path(config)
+    make_data_path_absolute(config)
     options = SweepOptions.from_config(config)
     config.sweep.num_trials = options.num_trials
     check_sweep(config, options)
@@ -138,7 +139,7 @@ def resume_sweep(run_dir: str | Path, overrides: Mapping[str, Any] | Sequence[st
         )
     if overrides:
         move_aside(path)
-        OmegaConf.save(config, path)
+        write_config(run_dir, config)
     _search(run_dir, config, options, resume=True)
     return run_dir
 

@@ -30,8 +30,8 @@ from lfads_torch.data.windows import (
 from lfads_torch.datamodules import BasicDataModule
 from lfads_torch.running.inference import infer
 from lfads_torch.running.new_session import save_model
-from lfads_torch.running.run_folder import run_single
 from lfads_torch.running.sampling import run_posterior_sampling
+from lfads_torch.running.start import start_run
 from tests.conftest import TINY_SIZES, tiny_model, write_file
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
@@ -613,7 +613,7 @@ def test_from_a_recording_to_rates(tmp_path, command):
     assert status == 0
     assert "100 bins in 1 segment(s):" in out
     assert "datamodule.datafile_pattern=data.h5" in out
-    run_dir = run_single(
+    run_dir = start_run(
         ["model=generic", "datamodule=generic", "datamodule.datafile_pattern=data.h5",
          *TINY_SIZES, "posterior_sampling.fn.num_samples=2", "trainer.max_epochs=2",
          "callbacks=[checkpoint]", "logger=[csv]", "+trainer.enable_progress_bar=false"],

@@ -16,11 +16,12 @@ import pytest
 import torch
 
 from lfads_torch.model import LFADS
-from lfads_torch.running.run_folder import resume_single, run_single
+from lfads_torch.running.resume import resume_run
+from lfads_torch.running.start import start_run
 from lfads_torch.running.training import run_model
 from tests.conftest import TINY_SIZES, tiny_arrays, write_file
 
-SCRIPT = Path(__file__).parents[1] / "scripts" / "run_single.py"
+SCRIPT = Path(__file__).parents[2] / "scripts" / "run_single.py"
 TIMES = {"epoch", "step"}
 
 
@@ -284,17 +285,17 @@ def test_goes_on_from_the_last_epoch_where_another_was_the_best(tmp_path, tiny_f
     args = words(tiny_file, "callbacks=[checkpoint]", "callbacks.checkpoint.mode=max",
                  "model.lr_scheduler=true", "model.lr_patience=0", "model.lr_init=0.2",
                  "posterior_sampling.use_best_ckpt=false")  # fmt: skip
-    whole = run_single([*args, "trainer.max_epochs=6"], tmp_path / "whole")
-    cut = run_single([*args, "trainer.max_epochs=4"], tmp_path / "cut")
+    whole = start_run([*args, "trainer.max_epochs=6"], tmp_path / "whole")
+    cut = start_run([*args, "trainer.max_epochs=4"], tmp_path / "cut")
     (best,) = cut.glob("lightning_checkpoints/best-epoch*.ckpt")
     assert best.name < "best-epoch0003.ckpt"
     assert weights(cut)["epoch"] == 3
     assert weights(cut)["lr_schedulers"][0]["last_epoch"] == 4
-    resume_single(cut)  # samples again
+    resume_run(cut)  # samples again
     outputs = [cut / f"lfads_output_{name}.h5" for name in ("sess0", "sess0.1")]
     with h5py.File(outputs[0]) as again, h5py.File(outputs[1]) as before:
         np.testing.assert_array_equal(again["valid_output_params"], before["valid_output_params"])
-    resume_single(cut, ["trainer.max_epochs=6"])
+    resume_run(cut, ["trainer.max_epochs=6"])
     assert rows(cut) == rows(whole)
     again, never = (weights(run_dir) for run_dir in (cut, whole))
     for key, value in again["state_dict"].items():

@@ -17,6 +17,7 @@ from lfads_torch.files import written_atomically
 from lfads_torch.model import NonFiniteLossError
 from lfads_torch.running.callbacks import ApplyHyperparameters, EpochHistory, Stopwatch
 from lfads_torch.running.compose import compose
+from lfads_torch.running.paths import placed_in
 from lfads_torch.running.training import build, train
 from lfads_torch.sweeps.history import hyperparameters
 from lfads_torch.sweeps.results import (
@@ -182,13 +183,12 @@ class LFADSTrial(tune.Trainable):  # type: ignore[misc]
     def _compose(self) -> DictConfig:
         """Return the configuration of this trial, whose files are in its folder."""
         sweep: Any = OmegaConf.create(self.settings.config)
-        config = compose(sweep, hyperparameters(self.config))
+        config = placed_in(compose(sweep, hyperparameters(self.config)), self.folder)
         OmegaConf.set_struct(config, False)
         config.trainer.enable_progress_bar = False
         config.trainer.enable_model_summary = False
         targets = [node["_target_"] for node in (config.get("callbacks") or {}).values()]
         config.trainer.enable_checkpointing = any("Checkpoint" in target for target in targets)
-        _place_files(config, self.folder)
         return config
 
     def _best(self, callback: Any) -> dict[str, Any]:
@@ -199,15 +199,3 @@ class LFADSTrial(tune.Trainable):  # type: ignore[misc]
         file = str(path.relative_to(self.folder.resolve()))
         self.files_to_save = [LAST_CHECKPOINT, file]
         return {BEST_SCORE: float(callback.best_model_score), BEST_CHECKPOINT: file}
-
-
-def _place_files(config: DictConfig, folder: Path) -> None:
-    """Let the trainer, its callbacks and its loggers write to a folder, in place.
-
-    Paths that are absolute stay as they are.
-    """
-    config.trainer.default_root_dir = str(folder / config.trainer.get("default_root_dir", "."))
-    for group, key in (("callbacks", "dirpath"), ("logger", "save_dir")):
-        for node in (config.get(group) or {}).values():
-            if node.get(key) is not None:
-                node[key] = str(folder / node[key])
