@@ -7,7 +7,7 @@
 
 Words of the form key=value override the configuration: sweep.num_trials=10,
 sweep.space.dropout_rate.max_samp=0.3, '+sweep.space.gen={key: model.gen_dim, choice: [64, 128]}',
-sweep.ray_address=auto, trainer.max_epochs=500 … (configs/sweep/random.yaml has them all).
+sweep.ray_address=auto, trainer.max_epochs=500 … (configs/sweep/base.yaml has them all).
 """
 
 import sys

@@ -7,7 +7,7 @@
 
 Words of the form key=value override the configuration: sweep.num_trials=10,
 sweep.scheduler.burn_in_period=80, sweep.space.lr_init.max_samp=1e-2, sweep.gpus_per_trial=0.25,
-sweep.ray_address=auto, trainer.max_epochs=500 … (configs/sweep/pbt.yaml has them all).
+sweep.ray_address=auto, trainer.max_epochs=500 … (configs/sweep/base.yaml has them all).
 """
 
 import sys

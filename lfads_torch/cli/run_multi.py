@@ -1,4 +1,4 @@
-"""The command of ``scripts/run_multi.py``: train models with random hyperparameters, or resume that."""
+"""The command of ``scripts/run_multi.py``: a random search, started or resumed."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial

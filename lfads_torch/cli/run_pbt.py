@@ -1,4 +1,4 @@
-"""The command of ``scripts/run_pbt.py``: train a population of models (AutoLFADS), or resume it."""
+"""The command of ``scripts/run_pbt.py``: AutoLFADS, started or resumed."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

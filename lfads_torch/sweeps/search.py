@@ -54,8 +54,8 @@ def run_sweep(
     ----------
     overrides, config_path, config_dir
         See :func:`lfads_torch.running.compose.compose`. By default the configuration is the
-        packaged ``pbt.yaml``. A configuration without ``sweep``, such as the published ones, gets the packaged one that is called like its file (``pbt``), or else
-        ``random``.
+        packaged ``pbt.yaml``. A configuration without ``sweep``, such as the published ones, gets
+        the packaged one that is called like its file (``pbt``), or else ``random``.
     run_dir, overwrite, script
         See :func:`lfads_torch.running.run_folder.make_run_dir`.
     space
