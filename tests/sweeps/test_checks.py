@@ -52,7 +52,7 @@ def test_the_best_epoch_of_a_trial_is_that_of_the_sweep(data, tmp_path, searched
         run_sweep([*other, last], tmp_path / "last", RANDOM)
 
 
-def test_functions_of_ray_that_sample(data, tmp_path, searched):
+def test_sampling_functions_of_ray(data, tmp_path, searched):
     tau = "{key: model.co_prior.tau, _target_: ray.tune.lograndint, lower: 2, upper: 9}"
     with pytest.raises(Started):
         run_sweep(words(data, f"+sweep.space.tau={tau}"), tmp_path / "run", PBT)

@@ -12,7 +12,7 @@ from tests.sweeps.test_options import PUBLISHED
 
 
 def test_a_published_configuration_gets_a_search(data, tmp_path, searched):
-    """One without ``sweep`` gets the search that its file's name stands for."""
+    """A configuration without ``sweep`` gets the search that its file name stands for."""
     body = OmegaConf.load(PBT)
     body.defaults = [entry for entry in body.defaults if "sweep" not in entry]
     for name, expected in (("pbt", PUBLISHED), ("mine", 5)):

@@ -43,7 +43,7 @@ def test_draws_what_is_asked_for(sweep):
     assert not list(sweep.glob("**/*.png"))
 
 
-def test_says_what_could_be_drawn(sweep):
+def test_an_unknown_field_is_refused_with_the_fields_there_are(sweep):
     with pytest.raises(ValueError, match=r"no numbers called \['lr'\], but .*'model.lr_init'"):
         plot_pbt_hps(sweep, "lr")
     with pytest.raises(ValueError, match=r"no numbers called \['trial'\]"):
@@ -55,7 +55,7 @@ def test_draws_a_single_generation(tmp_path):
 
 
 def test_draws_hyperparameters_that_are_choices(tmp_path):
-    """Names cannot be drawn against epochs, numbers among choices can."""
+    """Choices among numbers are drawn, choices among names are not."""
     for trial, size, kind in (("a", 64, "x"), ("b", 128, "y")):
         config = {"model.gen_dim": size, "model.kind": kind}
         append_history(
@@ -65,7 +65,7 @@ def test_draws_hyperparameters_that_are_choices(tmp_path):
     assert titles(plot_pbt_hps(tmp_path)) == ["score", "model.gen_dim"]
 
 
-def test_an_earlier_picture_is_replaced(sweep):
+def test_an_earlier_figure_is_replaced(sweep):
     plot_pbt_hps(sweep, "score", save_dir=sweep)
     before = (sweep / "pbt_hps.png").read_bytes()
     plot_pbt_hps(sweep, save_dir=sweep)

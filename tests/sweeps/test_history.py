@@ -33,7 +33,7 @@ def test_history_is_read_by_trial_and_epoch(sweep):
     assert read_history(sweep / "elsewhere") == []
 
 
-def test_a_generation_that_is_repeated_counts_as_it_was_repeated(sweep):
+def test_the_repetition_of_a_generation_counts(sweep):
     again = {**read_history(sweep)[0], "score": 3.5}
     append_history(sweep, again)
     rows = read_history(sweep)
@@ -41,8 +41,8 @@ def test_a_generation_that_is_repeated_counts_as_it_was_repeated(sweep):
     assert rows[0]["score"] == 3.5
 
 
-def test_a_line_that_was_cut_short_is_left_out(sweep):
-    """And the next line is not lost with it."""
+def test_an_incomplete_line_is_left_out(sweep):
+    """The line that is appended next is complete."""
     path = sweep / "history.jsonl"
     lines = path.read_text().splitlines()
     path.write_text("\n".join(lines)[:-7])
@@ -120,7 +120,7 @@ def steps(table):
     return list(zip(table["trial"], table["epoch"], strict=True))
 
 
-def test_lineage_goes_back_through_the_trials_that_were_followed(sweep):
+def test_lineage_contains_the_trials_whose_checkpoints_were_taken_over(sweep):
     hps = read_pbt_hps(sweep)
     assert steps(lineage(hps)) == [("b", 5), ("a", 10), ("c", 15)]
     assert steps(lineage(hps, "c")) == steps(lineage(hps))
@@ -129,7 +129,7 @@ def test_lineage_goes_back_through_the_trials_that_were_followed(sweep):
 
 
 def test_lineage_of_the_best_last_score(tmp_path):
-    """Neither of a better score in the past, nor of a trial that has diverged."""
+    """A better score in the past does not count, nor does a trial that has diverged."""
     generations = [
         {"a": (1.0, 1e-3, None), "b": (9.0, 1e-3, None), "c": (8.0, 1e-3, None)},
         {"a": (5.0, 1e-3, None), "b": (4.0, 1e-3, None), "c": (float("nan"), 1e-3, None)},
@@ -139,7 +139,7 @@ def test_lineage_of_the_best_last_score(tmp_path):
 
 
 def test_lineage_of_the_best_model_where_higher_is_better(sweep):
-    """Not of the one that diverged, whose score is then minus infinity."""
+    """A trial that has diverged, whose score is then minus infinity, is not the best."""
     (sweep / "config.yaml").write_text("sweep: {mode: max}\n")
     last = {"trial": "c", "epoch": 20, "score": -math.inf, "config": {}, "history": []}
     append_history(sweep, last)
@@ -147,7 +147,7 @@ def test_lineage_of_the_best_model_where_higher_is_better(sweep):
 
 
 def test_lineage_of_the_model_that_was_kept(sweep):
-    """A random search keeps the best epoch of a trial, which the last score does not tell."""
+    """It is read from the summary, since a random search keeps the best epoch of a trial."""
     (sweep / "summary.json").write_text('{"best_trial": "a"}')
     assert steps(lineage(read_pbt_hps(sweep))) == [("b", 5), ("a", 10), ("a", 15)]
 

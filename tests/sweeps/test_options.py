@@ -52,7 +52,7 @@ def test_random_search_draws_what_was_published():
 @pytest.mark.parametrize("name", ["pbt", "multi"])
 @pytest.mark.parametrize("controller", [[], ["model.con_dim=0", "model.co_dim=0"]])
 def test_everything_that_is_searched_exists(data, name, controller):
-    """In a model with a controller and in one without."""
+    """Every key exists in a model with a controller and in one without."""
     made = options(config=f"configs/{name}.yaml")
     rng = np.random.default_rng(0)
     values = {key: value.sample(rng) for key, value in made.space.items()}

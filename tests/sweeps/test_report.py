@@ -65,7 +65,7 @@ def test_progress_without_a_last_epoch():
     )
 
 
-def test_progress_of_choices_names_numbers_alone():
+def test_progress_leaves_out_choices_that_are_not_numbers():
     made = options("+sweep.space.kind={key: model.kind, choice: [x, y]}")
     text = describe_progress([row("a", 105, 1.0, **{"model.kind": "x"})], made, {})
     assert "kind" not in text

@@ -30,7 +30,7 @@ def test_the_best_is_the_lowest_score_that_left_a_model():
     assert best_outcome(outcomes, highest).trial == "a"
 
 
-def test_the_best_may_be_of_an_earlier_epoch():
+def test_trials_may_be_ranked_by_their_best_epoch():
     outcomes = [
         outcome("a", 3.0, best_score=1.0),
         outcome("b", 2.0, best_score=1.5),

@@ -40,7 +40,7 @@ def command(script, *words):
 
 
 def environment():
-    # Trials find tests.faults.
+    # Trials import tests.faults.
     return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 
@@ -54,7 +54,7 @@ def run(home, script, *words):
 
 
 def history(run_dir):
-    """Return what was found, by the numbers of trials, without times."""
+    """Return the history by numbers of trials and epochs, without times."""
 
     def number(trial):
         return None if trial is None else int(trial.split("_")[-1])
@@ -81,7 +81,7 @@ def assert_same_sweep(a, b):
 
 @pytest.fixture(scope="module")
 def population(home):
-    """A finished search, one of whose loggers is misconfigured."""
+    """A finished search with a logger that is misconfigured, and what it printed."""
     said = run(home, "run_pbt.py", *POPULATION, "logger=[wandb]", "run_dir=whole")
     return home / "whole", said
 
@@ -146,11 +146,11 @@ def sweep_id(run_dir):
 
 
 def start_and_kill(home, script, words, run_dir, n_results, how=signal.SIGKILL):
-    """Start a sweep, and kill its driver once so many results are there."""
+    """Start a sweep, and kill its process as soon as it has so many results."""
     process = subprocess.Popen(
         command(script, "datamodule.datafile_pattern=tiny.h5", *words, f"run_dir={run_dir}"),
         cwd=home, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        # Some shells let what they run in the background ignore Ctrl-C.
+        # Some shells start background processes with Ctrl-C ignored.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )  # fmt: skip
     deadline = time.monotonic() + 300
@@ -173,7 +173,7 @@ def test_the_driver_is_killed(population, home):
     (home / "cut").rename(home / "moved")
     run(home, "run_pbt.py", "--resume", "moved")
     assert_same_sweep(population[0], home / "moved")
-    # No generation that had ended was trained again, but those that the kill cut short may be.
+    # Only generations that the kill interrupted are trained again.
     again = len((home / "moved" / "history.jsonl").read_text().splitlines()) - 20
     assert again <= 2, f"{again} of {lines} results were repeated"
 
@@ -211,7 +211,7 @@ def test_a_trial_diverges(home):
 
 @pytest.mark.slow
 def test_a_trial_diverges_in_the_last_generation(home):
-    """There is no tournament after it, and the others have ended."""
+    """No tournament follows, and all other trials have ended."""
     words, marker = fault(home, 2, 8, "diverge", "diverged_last")
     run(home, "run_pbt.py", *POPULATION, *words)
     assert marker.exists()
@@ -279,7 +279,7 @@ def test_a_random_search_whose_driver_is_killed(home):
 
 
 @pytest.mark.slow
-def test_a_sweep_that_cannot_work_says_so(home):
+def test_mistakes_are_printed_in_one_line(home):
     words = [*RANDOM, "run_dir=wrong", "datamodule.datafile_pattern=tiny.h5"]
     for word, reason in (
         ("sweep.space.dropout_rate.key=model.dropout", "Did you mean model.dropout_rate"),

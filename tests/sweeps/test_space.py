@@ -75,7 +75,7 @@ def test_first_samples_follow_the_generator_or_init():
 
 
 def test_perturbation_has_its_distribution():
-    """Times 1 ± u with u ~ U(0.002 w, w), either sign as often as the other."""
+    """The factor is 1 + u or 1 - u, equally often, with u ~ U(0.002 w, w)."""
     w, rng = 0.3, np.random.default_rng(0)
     hyperparam = HyperParam(1e-6, 1.0, explore_wt=w)
     change = np.array([hyperparam.explore(0.5, rng) for _ in range(6000)]) / 0.5 - 1
@@ -88,7 +88,7 @@ def test_perturbation_has_its_distribution():
 
 
 def test_perturbation_near_an_enforced_limit_is_redrawn():
-    """It is not clipped: no value sits on the limit."""
+    """Values are not clipped: none of them is equal to the limit."""
     rng = np.random.default_rng(0)
     hyperparam = HyperParam(0.0, 0.6, sample_fn="uniform", explore_wt=0.3, enforce_limits=True)
     values = np.array([hyperparam.explore(0.59, rng) for _ in range(1000)])

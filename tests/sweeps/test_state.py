@@ -4,7 +4,7 @@ from lfads_torch.sweeps.state import back_up_state, repair_state
 
 
 def test_a_state_that_a_kill_has_cut_short_is_repaired(tmp_path, caplog):
-    """From a copy of the last readable state, which an unreadable one never replaces."""
+    """The backup is the last readable state; an unreadable one never replaces it."""
     state = tmp_path / "experiment_state-2026-01-01.json"
     state.write_text('{"trials": 1}')
     (tmp_path / "searcher-state.pkl").write_bytes(b"one")

@@ -20,7 +20,7 @@ from lfads_torch.sweeps.tournament import (
 @given(st.integers(0, 500), st.integers(1, 150), st.integers(1, 40))
 @settings(deadline=None)
 def test_boundaries_are_those_of_the_scheduler(epoch, burn_in, every):
-    """The first is at the end of burn-in or of a generation, and all others a generation apart."""
+    """They are a generation apart, and one is at the end of burn-in or the first generation."""
     first = max(burn_in, every)
     boundary = next_boundary(epoch, first, every)
     assert epoch < boundary <= epoch + every
@@ -28,7 +28,7 @@ def test_boundaries_are_those_of_the_scheduler(epoch, burn_in, every):
 
 
 def test_boundaries_from_the_beginning():
-    """So that there is a checkpoint before the end of a long burn-in."""
+    """There are boundaries, and so checkpoints, before the end of a long burn-in."""
     epoch, boundaries = 0, []
     while epoch < 155:
         epoch = next_boundary(epoch, 105, 25)
@@ -38,7 +38,7 @@ def test_boundaries_from_the_beginning():
 
 @given(st.integers(0, 30), st.integers(0, 2**32))
 @settings(deadline=None)
-def test_pairs_hold_everyone_once(n, seed):
+def test_pairs_contain_every_player_once(n, seed):
     players = [f"trial_{i}" for i in range(n)]
     pairs = pair_off(players, np.random.default_rng(seed))
     assert len(pairs) == n // 2
@@ -120,7 +120,7 @@ def test_the_best_of_all_is_never_beaten_and_the_worst_always_is():
         ([1.001, 1.001, 1.0, 1.0], False),
         ([1.0005, 1.0005, 1.0004, 1.0], True),
         ([1.00051, 1.0005, 1.0004, 1.0], False),
-        ([-1.0, -1.1, -1.2, -1.3], False),  # bits of a negative loss: the mean is of magnitudes
+        ([-1.0, -1.1, -1.2, -1.3], False),  # a negative loss, which improves
         ([-1.0, -1.0, -1.0, -1.0], True),
         ([0.0, 0.0, 0.0, 0.0], True),
         ([1.0, 1.0, 1.0, float("inf")], False),  # all have diverged, none has converged

@@ -82,7 +82,7 @@ def save(trial, epoch, score):
 
 
 def finish_generation(scheduler, controller, scores):
-    """Train trials for as long as there is one to train before the next tournament.
+    """Train trials until none is left to train before the next tournament.
 
     Returns how many steps that took. ``scores`` is called with a trial and an epoch.
     """

@@ -17,7 +17,7 @@ def record(recorder, trials, trial, epoch, score, **more):
     recorder.on_trial_result(1, trials, trial, {**result, **more})
 
 
-def test_every_result_is_recorded_and_every_generation_told(tmp_path, capsys):
+def test_every_result_is_written_and_every_generation_reported(tmp_path, capsys):
     trials = make_trials(3)
     trials[2].config |= {"cloned_from": "abc_00000", "cloned_at": 105}
     recorder = Recorder(options("sweep.num_trials=3"), tmp_path)

@@ -50,7 +50,7 @@ def test_losers_follow_their_winners():
         for name, w in (("x", 0.3), ("y", 0.2)):
             assert trial.config[name] != before[winner][name]
             assert abs(trial.config[name] / before[winner][name] - 1) <= w + 1e-9
-    # Losers of one winner's config would be perturbed alike if the trial did not matter.
+    # Perturbations differ between trials.
     changes = {trial.config["x"] / before[int(trial.config["cloned_from"][-5:])]["x"]
                for trial in beaten}  # fmt: skip
     assert len(changes) == 3
@@ -60,7 +60,7 @@ def test_no_tournament_before_the_end_of_burn_in_and_then_one_a_generation():
     trials = make_trials(4)
     scheduler, controller = make_scheduler(trials)
     scores = by_index(1.0, 2.0, 3.0, 4.0)
-    # Epochs 2, 7 and 12: reports in between are no reason to wait.
+    # Trials report at epochs 2, 7 and 12, and wait only at epoch 12.
     assert finish_generation(scheduler, controller, scores) == 4 * 3
     assert {t.config["cloned_at"] for t in trials if "cloned_at" in t.config} == {12}
     for epoch in (17, 22):
@@ -119,7 +119,7 @@ def test_no_diverged_model_goes_on(scores, seed):
     assert max(diverged, len(scores) // 2) <= len(beaten) <= len(scores) // 2 + diverged
 
 
-def test_one_of_an_odd_number_stays_out():
+def test_one_of_an_odd_number_of_trials_has_no_opponent():
     trials = make_trials(5)
     scheduler, controller = make_scheduler(trials)
     finish_generation(scheduler, controller, by_index(1.0, 2.0, 3.0, 4.0, 5.0))
@@ -144,7 +144,7 @@ def test_tournaments_depend_on_seed_and_epoch_alone():
 
 
 def test_a_search_that_is_resumed_holds_the_same_tournaments():
-    """After a kill that follows the second one; one trial has trained on and left a checkpoint."""
+    """The search is killed after the second one, when one trial has saved a later checkpoint."""
     scores = by_index(*map(float, range(5)))
     whole = make_trials(5)
     scheduler, controller = make_scheduler(whole)
@@ -166,7 +166,7 @@ def test_a_search_that_is_resumed_holds_the_same_tournaments():
     assert len(losers(restored, 22)) == 2
 
 
-def test_a_trial_that_restarts_is_still_what_it_was():
+def test_a_trial_that_restarts_keeps_its_state():
     trials = make_trials(2)
     scheduler, controller = make_scheduler(trials)
     finish_generation(scheduler, controller, by_index(1.0, 2.0))
@@ -181,7 +181,7 @@ def test_a_trial_that_restarts_is_still_what_it_was():
 
 
 @pytest.mark.parametrize("status", [Trial.ERROR, Trial.TERMINATED])
-def test_nobody_waits_for_a_trial_that_has_ended(status):
+def test_tournaments_do_not_wait_for_trials_that_have_ended(status):
     trials = make_trials(5)
     scheduler, controller = make_scheduler(trials)
     trials[0].status = status
@@ -189,7 +189,7 @@ def test_nobody_waits_for_a_trial_that_has_ended(status):
     assert len(losers(trials, 12)) == 2
     assert "cloned_from" not in trials[0].config
     assert trials[0].trial_id not in {t.config.get("cloned_from") for t in trials}
-    # Also one that ends while the others wait.
+    # A trial may also end while the others wait.
     for trial in trials[1:4]:
         trial.status = Trial.RUNNING
         scheduler.on_trial_result(controller, trial, {"cur_epoch": 17, "loss": 1.0})
@@ -203,8 +203,8 @@ def test_nobody_waits_for_a_trial_that_has_ended(status):
 
 
 @pytest.mark.parametrize("status", [Trial.ERROR, Trial.TERMINATED])
-def test_diverged_trials_that_are_left_alone_end(status):
-    """The search is not lost where all others have left good models."""
+def test_the_search_ends_if_only_diverged_trials_are_left(status):
+    """All other trials have ended with good models, which are kept."""
     trials = make_trials(3)
     scheduler, controller = make_scheduler(trials)
     finish_generation(scheduler, controller, by_index(1.0, 2.0, 3.0))
@@ -228,7 +228,7 @@ def test_a_trial_whose_new_process_is_dead_is_started_again():
     assert controller._staged_trials == controller._resetting_trials == set()
 
 
-def test_all_trials_stop_when_the_stopper_says_so():
+def test_all_trials_stop_when_the_stopper_stops_them():
     trials = make_trials(3)
     stopper = ImprovementRatioStopper(3, 5, 12, metric="loss", patience=2)
     scheduler, controller = make_scheduler(trials, stopper=stopper)

@@ -23,7 +23,7 @@ def data(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def temporary_folder(tmp_path, monkeypatch):
-    """Where trials keep their files, and Ray its logs of trials outside of a cluster."""
+    """The folder in which trials have their files; Ray's logs of trials are redirected too."""
     folder = tmp_path / "temporary"
     folder.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
@@ -71,7 +71,7 @@ def weights(trial):
 
 
 def assert_same(first, second):
-    """Compare what two checkpoints hold to the bit: weights, moments, schedule, smoothed metric."""
+    """Assert that weights, moments, schedule and smoothed metric of two checkpoints are equal."""
     a, b = weights(first), weights(second)
     for key in ("epoch", "global_step", "valid_recon_smth"):
         assert a[key] == b[key], key
@@ -86,15 +86,15 @@ def assert_same(first, second):
 
 
 def edit(checkpoint, change):
-    """Change what a checkpoint that was saved to a folder holds."""
+    """Change the content of a checkpoint that was saved to a folder."""
     path = Path(checkpoint, "last.ckpt")
     content = torch.load(path, weights_only=True)
     change(content)
     torch.save(content, path)
 
 
-def test_another_trial_continues_as_if_nothing_had_happened(make_trial, tmp_path):
-    """A loser that takes over checkpoint and hyperparameters does what the winner does, to the bit.
+def test_another_trial_continues_exactly_like_the_first(make_trial, tmp_path):
+    """A loser with the winner's checkpoint and hyperparameters continues exactly like the winner.
 
     So does a trial that continues after an interruption, compared with one that trains in one go.
     """
@@ -139,7 +139,7 @@ def test_results_hold_the_metrics_of_the_last_epoch(make_trial):
 
 
 class LogsInEpochs(pl.Callback):
-    """Logs its epoch as a metric, in every so many."""
+    """Logs the epoch as a metric, in every n-th epoch."""
 
     def __init__(self, every):
         self.every = every
@@ -150,7 +150,7 @@ class LogsInEpochs(pl.Callback):
 
 
 def test_results_hold_metrics_that_are_not_of_every_epoch(make_trial):
-    """Such as those of the Neural Latents Benchmark."""
+    """The metrics of the Neural Latents Benchmark, for example, are not."""
     callback = f"+callbacks.c={{_target_: {__name__}.LogsInEpochs, every: 3}}"
     trial = make_trial(None, callback, first=5, every=5)
     result = trial.train()
@@ -165,7 +165,7 @@ NEW = {
 
 
 def test_new_hyperparameters_reach_the_optimiser(make_trial, tmp_path):
-    """The moments are the winner's, the settings the trial's own, and it trains with these."""
+    """The optimiser has the winner's moments and the trial's own settings."""
     config = {"seed": 5, "model.lr_init": 4e-3}
     winner = make_trial(config, id="winner")
     winner.train()
@@ -211,12 +211,12 @@ def test_new_hyperparameters_reach_the_model(make_trial, tmp_path):
     assert content["lfads_parts"]["train_aug_stack"]["transforms"][0]["cd_rate"] == 0.66
     variance = content["state_dict"]["ic_prior.logvar"].exp()
     assert torch.allclose(variance, torch.full_like(variance, 0.7))
-    # That of the default is 1e-5.
+    # The default scale is 1e-5.
     assert last["valid/wt_kl/co"] > 1e3 * first["valid/wt_kl/co"]
 
 
 def test_a_lowered_learning_rate_keeps_its_ratio(make_trial, tmp_path):
-    """With a scheduler, which a checkpoint brings its settings of along too."""
+    """The learning-rate scheduler, too, has the trial's own settings rather than the winner's."""
     words = ["model.lr_scheduler=true", "model.lr_patience=6"]
     config = {"seed": 5, "model.lr_init": 4e-3}
     winner = make_trial(config, *words, id="winner")
@@ -243,7 +243,7 @@ def test_a_lowered_learning_rate_keeps_its_ratio(make_trial, tmp_path):
 
 @pytest.mark.parametrize("population", [True, False])
 def test_a_loss_that_is_not_finite_ends_the_generation(make_trial, tmp_path, population):
-    """In a population the trial will follow another; alone it has ended."""
+    """In a population the trial takes over another model later; otherwise it has ended."""
     trial = make_trial({"model.lr_init": 1e30}, population=population)
     result = trial.train()
     assert result["valid/recon_smth"] == math.inf
@@ -257,7 +257,7 @@ def test_a_loss_that_is_not_finite_ends_the_generation(make_trial, tmp_path, pop
     healthy = make_trial(id="healthy")
     first = healthy.train()
     healthy.save(str(tmp_path / "saved"))
-    # Its last checkpoint is what is left of a trial that diverges later.
+    # A trial that diverges later keeps its last checkpoint.
     healthy.reset({"seed": 1, "model.lr_init": 1e30})
     healthy.restore(str(tmp_path / "saved"))
     assert "diverged" in healthy.train()
@@ -275,7 +275,7 @@ def test_a_loss_that_is_not_finite_ends_the_generation(make_trial, tmp_path, pop
 
 
 def test_a_loss_that_is_not_finite_in_the_last_generation_ends_the_trial(make_trial):
-    """There is no tournament after it, so that the trial would train and diverge for ever."""
+    """No tournament follows, in which it would take over another model."""
     trial = make_trial({"model.lr_init": 1e30}, "trainer.max_epochs=2")
     result = trial.train()
     assert "diverged" in result
@@ -302,7 +302,7 @@ def test_a_trial_without_a_last_epoch_goes_on(make_trial, limit):
 
 
 def test_ends_when_stopped_early(make_trial):
-    """The first epoch that counts is the third (number 2), and the next is no better by so much."""
+    """The third epoch (number 2) is the first that counts; the next improves by less than required."""
     trial = make_trial(
         None, "callbacks=[early_stopping]", "callbacks.early_stopping.patience=1",
         "+callbacks.early_stopping.min_delta=1e9", first=9, every=9,
@@ -313,7 +313,7 @@ def test_ends_when_stopped_early(make_trial):
 
 
 def test_the_best_model_is_kept_where_the_trial_continues(make_trial, tmp_path, temporary_folder):
-    """Also elsewhere, and after a generation that only worsens."""
+    """The trial continues in another process, and its next generation is worse."""
     trial = make_trial(name="multi.yaml")
     first = trial.train()
     assert first["best_score"] == pytest.approx(
@@ -353,13 +353,13 @@ def test_a_better_model_replaces_the_best_one(make_trial, tmp_path):
 
 
 def test_cleaning_up_spares_what_another_process_has_taken_over(make_trial, tmp_path):
-    """Ray may start two processes for a trial, or clean one up when another has the trial."""
+    """Ray may start two processes for a trial, or end one when another has taken over."""
     first = make_trial()
     first.train()
     first.save(str(tmp_path / "saved"))
     second = make_trial()
     assert second.folder == first.folder
-    second.stop()  # before it did anything
+    second.stop()  # before it has trained
     assert first.train()["cur_epoch"] == 4
     third = make_trial()
     third.restore(str(tmp_path / "saved"))
@@ -368,10 +368,10 @@ def test_cleaning_up_spares_what_another_process_has_taken_over(make_trial, tmp_
 
 
 def test_leaves_nothing_behind(make_trial, temporary_folder):
-    """Nor takes up what a process that was killed has left there."""
+    """Files that a killed process has left are not used either."""
     leftover = temporary_folder / "lfads_torch_sweep_default"
     leftover.mkdir()
-    (leftover / "last.ckpt").write_text("of another life")
+    (leftover / "last.ckpt").write_text("of another process")
     here = Path.cwd()
     trial = make_trial()
     assert trial.train()["cur_epoch"] == 2
@@ -406,7 +406,7 @@ def test_all_files_are_in_the_folder_of_the_trial(make_trial, tmp_path, monkeypa
 
 
 def test_a_process_that_lost_a_trial_does_not_clean_up_after_the_next(make_trial, tmp_path):
-    """Ray may end it later than it starts the one that takes over."""
+    """Ray may end a process later than it starts the one that takes over."""
     first = make_trial()
     first.train()
     first.save(str(tmp_path / "saved"))
