@@ -16,6 +16,7 @@ from hydra.utils import call, instantiate
 from omegaconf import DictConfig
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import Logger
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from lfads_torch.checkpoints import load_checkpoint
 from lfads_torch.data.windows import is_chopped, merge_file
@@ -240,7 +241,7 @@ def _instantiate(node: DictConfig, key: str, **arguments: Any) -> Any:
         with _causes_of_user_errors():
             return instantiate(node, _convert_="all", **arguments)
     except InstantiationException as error:
-        if isinstance(error.__cause__, ValueError | OSError):
+        if isinstance(error.__cause__, ValueError | OSError | MisconfigurationException):
             raise UserError(
                 f"{key} ({node.get('_target_')}) cannot be made: {error.__cause__}"
             ) from error
