@@ -60,13 +60,11 @@ def test_resuming(command, calls):
 @COMMANDS
 def test_errors_of_the_user_are_printed_in_one_line(command, monkeypatch, capsys):
     def fail(*args, **options):
-        raise UserError("Every trial failed before it left a model: {}.")
+        raise UserError("Every trial failed.")
 
     monkeypatch.setattr(search, "run_sweep", fail)
     assert command.main("text", "s.py", words=[]) == 1
-    assert (
-        capsys.readouterr().err == "\nUserError: Every trial failed before it left a model: {}.\n"
-    )
+    assert capsys.readouterr().err == "\nUserError: Every trial failed.\n"
     monkeypatch.setattr(search, "run_sweep", lambda *args, **options: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         command.main("text", "s.py", words=[])

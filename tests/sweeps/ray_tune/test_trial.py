@@ -302,7 +302,7 @@ def test_a_trial_without_a_last_epoch_goes_on(make_trial, limit):
 
 
 def test_ends_when_stopped_early(make_trial):
-    """The third epoch (number 2) is the first that counts; the next improves by less than required."""
+    """The third epoch (number 2) is the first that counts; the fourth improves too little."""
     trial = make_trial(
         None, "callbacks=[early_stopping]", "callbacks.early_stopping.patience=1",
         "+callbacks.early_stopping.min_delta=1e9", first=9, every=9,
