@@ -1,4 +1,4 @@
-"""A trial that takes no time: it counts epochs, and what it gains by each is its hyperparameter."""
+"""A fast trial: it counts epochs, and its score improves by its hyperparameter in each."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from ray import tune
 class Light(tune.Trainable):
     """Trains two epochs a step.
 
-    ``config["folder"]`` gets a file named after each process; trial number ``config["killer"]``
+    A file in ``config["folder"]`` is named after each process. Trial number ``config["killer"]``
     kills the other processes once, when it has reached epoch 4 and they wait for it.
     """
 

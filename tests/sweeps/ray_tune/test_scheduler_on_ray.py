@@ -1,4 +1,4 @@
-"""The scheduler on real clusters whose processes and machines are killed, with light trials."""
+"""The scheduler on real Ray clusters whose processes and machines are killed, with fast trials."""
 
 import time
 from threading import Thread
@@ -8,9 +8,9 @@ import ray
 from ray import tune
 from ray.cluster_utils import Cluster
 
-from lfads_torch.sweeps.ray_tune import Population
-from lfads_torch.sweeps.tournament import BinaryTournamentPBT, HyperParam
-from tests.sweeps.light import Light
+from lfads_torch.sweeps.ray_tune.scheduler import BinaryTournamentPBT, Population
+from lfads_torch.sweeps.space import HyperParam
+from tests.sweeps.ray_tune.light import Light
 
 pytestmark = pytest.mark.slow
 
@@ -60,7 +60,7 @@ def two_cpus():
 
 @pytest.fixture
 def quiet_search(tmp_path, two_cpus):
-    """What a search finds in which nothing goes wrong."""
+    """Outcomes and number of processes of a search without failures."""
     folder = tmp_path / "quiet"
     folder.mkdir()
     return found(search(folder)), len(list(folder.glob("[0-9]*")))
@@ -69,7 +69,7 @@ def quiet_search(tmp_path, two_cpus):
 def test_processes_are_kept(quiet_search):
     trials, n_processes = quiet_search
     assert [status for status, _ in trials.values()] == ["TERMINATED"] * 4
-    assert n_processes < 10  # of 20 steps; a race between an idle one and a new one may be lost
+    assert n_processes < 10  # 20 steps; Ray sometimes starts one although another is idle
 
 
 def test_a_process_that_waits_is_killed(tmp_path, quiet_search):
@@ -85,7 +85,7 @@ def test_a_machine_is_lost(tmp_path, quiet_search):
     ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
 
     def kill():
-        while len(list(tmp_path.glob("[0-9]*"))) < 2:  # both machines are at work
+        while len(list(tmp_path.glob("[0-9]*"))) < 2:  # until both machines train
             time.sleep(0.1)
         time.sleep(2.5)
         cluster.remove_node(nodes[0], allow_graceful=False)
