@@ -259,6 +259,10 @@ PRIMARIES = {
             num_samples: 50
     """,
 }
+END_OF_RAMPS = (
+    "${max:${sum:${model.l2_start_epoch},${model.l2_increase_epoch}},"
+    "${sum:${model.kl_start_epoch},${model.kl_increase_epoch}}}"
+)
 CALLBACKS = {
     "checkpoint": """
         checkpoint:
@@ -276,7 +280,7 @@ CALLBACKS = {
           monitor: valid/recon_smth
           mode: min
           patience: 200
-          burn_in_period: ${max:${sum:${model.l2_start_epoch},${model.l2_increase_epoch}},${sum:${model.kl_start_epoch},${model.kl_increase_epoch}}}
+          burn_in_period: END_OF_RAMPS
     """,
     "lr_monitor": """
         lr_monitor:
@@ -358,7 +362,9 @@ def write_project(folder, name):
     for primary, text in PRIMARIES.items():
         write_text(configs / f"{primary}.yaml", text)
     for callback, text in CALLBACKS.items():
-        write_text(configs / "callbacks" / f"{callback}.yaml", text)
+        write_text(
+            configs / "callbacks" / f"{callback}.yaml", text.replace("END_OF_RAMPS", END_OF_RAMPS)
+        )
     return sizes
 
 

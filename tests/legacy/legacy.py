@@ -19,9 +19,9 @@ DATA = Path(__file__).resolve().parent / "data"
 TEXTS = (".yaml", ".json", ".jsonl")
 
 FLOAT32 = {"rtol": 1e-5, "atol": 1e-6}
-"""How closely two processors agree in what a model makes of given inputs."""
+"""How closely two processors agree in weights, and in what a model makes of given inputs."""
 TRAINED = {"rtol": 1e-4, "atol": 1e-5}
-"""How closely they agree after some steps of training, which amplify the last digits."""
+"""How closely they agree in scores and samples after training, which amplify the last digits."""
 
 
 def copy_of(*names, to):
@@ -65,10 +65,13 @@ def script_here(name, *words, cwd, status=0):
         with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
             runpy.run_path(str(path), run_name="__main__")
     except SystemExit as end:
-        assert end.code == status, printed.getvalue()
+        ended = end.code
+    else:
+        ended = 0
     finally:
         sys.argv = before[0]
         os.chdir(before[1])
+    assert ended == status, printed.getvalue()
     return printed.getvalue()
 
 
@@ -102,8 +105,8 @@ def assert_same_weights(checkpoint, expected):
     smoothed = weights.pop("smoothed")
     assert content["state_dict"].keys() == weights.keys()
     for key, value in weights.items():
-        np.testing.assert_allclose(content["state_dict"][key], value, **TRAINED, err_msg=key)
-    np.testing.assert_allclose(content["valid_recon_smth"]["smoothed"], smoothed, **TRAINED)
+        np.testing.assert_allclose(content["state_dict"][key], value, **FLOAT32, err_msg=key)
+    np.testing.assert_allclose(content["valid_recon_smth"]["smoothed"], smoothed, **FLOAT32)
 
 
 def assert_same_arrays(path, expected, **tolerance):

@@ -20,7 +20,7 @@ FILES = {
 def check_outputs(model, name, pattern, t_ic):
     """Compare what a model makes of the validation trials with what it made before."""
     model.eval()
-    datamodule = BasicDataModule(str(DATA / "data" / pattern), dm_ic_enc_seq_len=t_ic)
+    datamodule = BasicDataModule(str(DATA / "data" / pattern), batch_size=4, dm_ic_enc_seq_len=t_ic)
     datamodule.setup()
     batches = {s: batch for s, (batch, _) in enumerate(datamodule.valid_data)}
     with torch.no_grad():
@@ -73,6 +73,7 @@ def test_parts_of_a_users_own_are_not_rebuilt_otherwise():
         LFADS.load_from_checkpoint(DATA / "models" / "own_parts.ckpt")
 
 
+@pytest.mark.filterwarnings("ignore:.*trains without regularisation")
 def test_a_session_is_added_to_a_model(tmp_path):
     """The run of the trained model is put together from what is kept of it."""
     copy_of("models/two_sessions.ckpt", "runs/chopped/config.yaml", "data", to=tmp_path)
@@ -84,5 +85,3 @@ def test_a_session_is_added_to_a_model(tmp_path):
     after = model.state_dict()
     assert len(model.readin) == 3
     assert all(torch.equal(after[key], value) for key, value in before.items())
-
-

@@ -96,6 +96,7 @@ def test_run_model_samples_from_a_checkpoint(tmp_path, monkeypatch):
     assert_same_arrays(tmp_path / "lfads_output_sess0.h5", expected, **FLOAT32)
 
 
+@pytest.mark.filterwarnings("ignore:The dirpath has changed")
 def test_run_model_continues_from_a_checkpoint(tmp_path, monkeypatch):
     copy_of("runs/finished", "data/one.h5", to=tmp_path)
     folder = tmp_path / "elsewhere"
