@@ -73,6 +73,10 @@ class MLPReadout(nn.Module):
             layers += [linear, ACTIVATIONS[activation]()]
         self.layers = nn.Sequential(*layers[:-1])
 
+    def with_outputs(self, out_features: int) -> "MLPReadout":
+        """Return a new read-out of the same architecture with other outputs."""
+        return MLPReadout(self.in_features, out_features, self.hidden_features, self.activation)
+
     def forward(self, factors: Tensor) -> Tensor:
         """Map factors (..., in_features) to (..., out_features)."""
         result: Tensor = self.layers(factors)

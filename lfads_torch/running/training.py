@@ -18,7 +18,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from lfads_torch.checkpoints import load_checkpoint
+from lfads_torch.checkpoints import load_weights
 from lfads_torch.data.windows.merge import is_chopped, merge_file
 from lfads_torch.datamodules import BasicDataModule
 from lfads_torch.errors import UserError
@@ -87,7 +87,7 @@ def run_model(
     if do_train:
         fit(config, run, checkpoint)
     elif checkpoint is not None:
-        run.model.load_state_dict(load_checkpoint(checkpoint)["state_dict"])
+        load_weights(run.model, checkpoint)
     if do_posterior_sample:
         sample(config, run)
     return run
@@ -270,7 +270,7 @@ def _restore_best(run: Run) -> None:
         )
         return
     run.best_checkpoint = path
-    run.model.load_state_dict(load_checkpoint(path)["state_dict"])
+    load_weights(run.model, path)
 
 
 def _ignore_irrelevant_warnings() -> None:
