@@ -39,7 +39,9 @@ from lfads_torch.data.smoothing import smooth
 from lfads_torch.data.windows.chop import chop_file
 from lfads_torch.data.windows.layout import Chop
 from lfads_torch.data.windows.merge import continuous_path, merge
-from lfads_torch.running.run_folder import read_summary, resume_single, run_single
+from lfads_torch.running.resume import resume_run
+from lfads_torch.running.run_folder import read_summary
+from lfads_torch.running.start import start_run
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -127,9 +129,9 @@ def train(recording: Path, seed: int, args: argparse.Namespace) -> Path:
             "logger=[csv]",
             *args.overrides,
         ]
-        run_single(overrides, run_dir)
+        start_run(overrides, run_dir)
     elif not read_summary(run_dir).get("scores"):
-        resume_single(run_dir)
+        resume_run(run_dir)
     return run_dir
 
 

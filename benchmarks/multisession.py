@@ -34,7 +34,9 @@ from lfads_torch.analysis.figures import COLOURS, save_figure
 from lfads_torch.data.alignment.files import align_files
 from lfads_torch.data.smoothing import smooth
 from lfads_torch.datasets.multisession import multisession_chaotic_rnn, write_sessions
-from lfads_torch.running.run_folder import read_summary, resume_single, run_single
+from lfads_torch.running.resume import resume_run
+from lfads_torch.running.run_folder import read_summary
+from lfads_torch.running.start import start_run
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -160,9 +162,9 @@ def train(
             "logger=[csv]",
             *args.overrides,
         ]
-        run_single(overrides, run_dir)
+        start_run(overrides, run_dir)
     elif "scores" not in read_summary(run_dir):
-        resume_single(run_dir)
+        resume_run(run_dir)
     summary = read_summary(run_dir)
     return Result(
         [read(path) for path in sorted(run_dir.glob("lfads_output_sess*.h5"))],

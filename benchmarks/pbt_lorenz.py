@@ -1,23 +1,23 @@
-"""Compare AutoLFADS with a random search that costs the same, and measure what sweeps cost.
+"""Compare AutoLFADS with a random search of the same cost, and measure the overhead of sweeps.
 
     OMP_NUM_THREADS=1 python benchmarks/pbt_lorenz.py [--output runs/pbt_lorenz]
     OMP_NUM_THREADS=1 python benchmarks/pbt_lorenz.py --overhead
 
-Spikes of neurons whose rates follow a Lorenz system, some of them held out: trials to train on,
-trials to choose by, and trials to test on. For each seed, two searches of a wide space, which holds
-learning rates that learn nothing: population-based training, and a random search with the same
-number of trials, of the same number of epochs each. Both have the same seeds, so that the
-population starts where the random search stays. Of each, the model with the lowest validation loss
-(valid/recon_smth) is tested: how many bits a spike of the held-out neurons it predicts
-(co-smoothing), and the R² of its rates to the true ones, over all neurons. The random search keeps
-the best epoch of each of its models, population-based training the last.
+The data are spikes of neurons whose rates follow a Lorenz system, some of which are held out, in
+trials for training, for validation and for testing. For each seed there are two searches of a wide
+space, which includes learning rates that are far too low: population-based training, and a random
+search with the same number of trials and the same number of epochs in each. Both have the same
+seed, so that the population starts with the hyperparameters that the random search keeps. Of each
+search, the model with the lowest validation loss (valid/recon_smth) is tested: its bits per spike
+of the held-out neurons (co-smoothing), and the R² of its rates to the true ones, over all neurons.
+The random search keeps the best epoch of each of its models, population-based training the last.
 
-Prints the tables and writes them, as tables.md, beside the folders of the sweeps. What there is
-already is not made again: a benchmark that was interrupted goes on. Words of the form key=value
-override the configuration of every sweep.
+The tables are printed, and written to tables.md beside the folders of the sweeps. Sweeps that are
+finished are not run again, and an interrupted one is resumed. Words of the form key=value override
+the configuration of every sweep.
 
-With --overhead: one search on the shipped Lorenz data, in generations of 25 epochs, and what it
-spends outside of epochs. docs/sweeps.md has the results of both.
+With --overhead there is one search on the shipped Lorenz data, in generations of 25 epochs, whose
+time outside of epochs is measured. docs/sweeps.md has the results of both.
 """
 
 import argparse
@@ -36,10 +36,12 @@ import torch
 from lfads_torch.data.hdf5 import write_h5
 from lfads_torch.datasets.lorenz import lorenz
 from lfads_torch.metrics import r2_score, regional_bits_per_spike
+from lfads_torch.running.compose import packaged_configs
 from lfads_torch.running.run_folder import read_summary
 from lfads_torch.sweeps.history import read_history
-from lfads_torch.sweeps.search import BEST_MODEL, resume_sweep, run_sweep
-from lfads_torch.sweeps.tournament import HyperParam
+from lfads_torch.sweeps.report import BEST_MODEL
+from lfads_torch.sweeps.search import resume_sweep, run_sweep
+from lfads_torch.sweeps.space import HyperParam
 
 PBT, RANDOM = "population-based training", "random search"
 SCORES = {"co_bps": "held-out bits/spike", "r2": "R² to true rates", "loss": "valid/recon_smth"}
@@ -61,7 +63,10 @@ Scores = Mapping[str, float]
 
 
 def make_data(path: Path, args: argparse.Namespace) -> Path:
-    """Generate a session, with half of its validation trials for tests, unless it is there."""
+    """Generate a session whose validation trials are split in two, one half for testing.
+
+    A file that exists is left as it is.
+    """
     if not path.exists():
         sizes = {
             "n_conditions": args.conditions,
@@ -82,7 +87,7 @@ def make_data(path: Path, args: argparse.Namespace) -> Path:
 
 
 def search(name: str, seed: int, data: Path, run_dir: Path, args: argparse.Namespace) -> None:
-    """Run a sweep in a folder of its own, unless that is done."""
+    """Run a sweep in a folder of its own, or resume it; a finished one is left as it is."""
     if (run_dir / "config.yaml").exists():
         resume_sweep(run_dir)
         return
@@ -97,18 +102,18 @@ def search(name: str, seed: int, data: Path, run_dir: Path, args: argparse.Names
         f"model.l2_increase_epoch={args.ramp}",
         f"trainer.max_epochs={args.epochs}",
         "trainer.accelerator=cpu",
-        f"sweep.num_samples={args.trials}",
+        f"sweep.num_trials={args.trials}",
         f"sweep.seed={seed}",
     ]
     if name == PBT:
         overrides += [
             f"sweep.scheduler.perturbation_interval={args.generation}",
             f"sweep.scheduler.burn_in_period={args.burn_in}",
-            "sweep.stopper=null",  # all of the epochs, as the random search
+            "sweep.stopper=null",  # as many epochs as the random search
         ]
     else:
         overrides += ["callbacks=[checkpoint]", f"sweep.report_every={args.epochs}"]
-    config = "../configs/pbt.yaml" if name == PBT else "../configs/multi.yaml"
+    config = packaged_configs() / ("pbt.yaml" if name == PBT else "multi.yaml")
     run_sweep([*overrides, *args.overrides], run_dir, config, space=SPACE)
 
 
@@ -130,7 +135,7 @@ def evaluate(run_dir: Path, data: Path) -> dict[str, float]:
 
 
 def spent(run_dir: Path) -> dict[str, float]:
-    """Return what a sweep took: seconds by the clock, of its trials, and of their epochs."""
+    """Return the seconds that a sweep took by the clock, in its trials, and in their epochs."""
     summary = read_summary(run_dir)
     return {
         "seconds": summary["seconds"],
@@ -143,7 +148,7 @@ def spent(run_dir: Path) -> dict[str, float]:
 
 
 def tables(results: Mapping[tuple[str, int], Scores]) -> str:
-    """Write the scores of every sweep, and means and standard deviations, in Markdown."""
+    """Return the scores of every sweep, with means and standard deviations, in Markdown."""
     seeds = sorted({seed for _, seed in results})
     names = list(dict.fromkeys(name for name, _ in results))
     rows = [["seed", *(f"{title}: {name}" for title in SCORES.values() for name in names)]]
@@ -151,15 +156,15 @@ def tables(results: Mapping[tuple[str, int], Scores]) -> str:
         rows.append([str(seed), *(f"{results[n, seed][k]:.4f}" for k in SCORES for n in names)])
     columns = [np.array([results[n, seed][k] for seed in seeds]) for k in SCORES for n in names]
     rows.append(["mean ± s.d.", *(_mean(column) for column in columns)])
-    more = [["", "seconds by the clock", "seconds of trials", "of these outside of epochs"]]
+    times = [["", "seconds by the clock", "seconds of trials", "of these outside of epochs"]]
     for name in names:
         own = [results[name, seed] for seed in seeds]
         clock, trials, epochs = (
             sum(scores[key] for scores in own)
             for key in ("seconds", "trial_seconds", "train_seconds")
         )
-        more.append([name, f"{clock:.0f}", f"{trials:.0f}", f"{1 - epochs / trials:.1%}"])
-    return f"{_markdown(rows)}\n\n{_markdown(more)}\n"
+        times.append([name, f"{clock:.0f}", f"{trials:.0f}", f"{1 - epochs / trials:.1%}"])
+    return f"{_markdown(rows)}\n\n{_markdown(times)}\n"
 
 
 def _mean(scores: np.ndarray) -> str:
@@ -177,7 +182,7 @@ def _markdown(rows: Sequence[Sequence[str]]) -> str:
 
 
 def overhead(output: Path, args: argparse.Namespace) -> str:
-    """Run one search in generations of 25 epochs, and say what it spent outside of epochs."""
+    """Run one search in generations of 25 epochs, and tabulate its time outside of epochs."""
     run_dir = output / "overhead"
     if (run_dir / "config.yaml").exists():
         resume_sweep(run_dir)
@@ -185,14 +190,14 @@ def overhead(output: Path, args: argparse.Namespace) -> str:
         overrides = [
             "trainer.max_epochs=75",
             "trainer.accelerator=cpu",
-            "sweep.num_samples=2",
+            "sweep.num_trials=2",
             "sweep.scheduler.burn_in_period=25",
             "sweep.stopper=null",
         ]
-        run_sweep([*overrides, *args.overrides], run_dir, "../configs/pbt.yaml")
+        run_sweep([*overrides, *args.overrides], run_dir)
     history = read_history(run_dir)
     slots = min(os.cpu_count() or 1, len({row["trial"] for row in history}))
-    # With as many trials as run at a time, what is not spent in epochs is overhead.
+    # There are as many trials as run at a time, so that all time outside of epochs is overhead.
     end = start = (run_dir / "config.yaml").stat().st_mtime
     rows = [["generation to epoch", "seconds by the clock", "in epochs", "outside of epochs"]]
     for epoch in sorted({row["epoch"] for row in history}):
@@ -204,7 +209,7 @@ def overhead(output: Path, args: argparse.Namespace) -> str:
 
 
 def _shares(seconds: float, rows: Sequence[Mapping[str, Any]], slots: int) -> list[str]:
-    """Describe how many seconds went by, how many of them in epochs, and the share of the rest."""
+    """Return the seconds of a generation, those in epochs, and the share of the rest, as text."""
     epochs = sum(row["train_seconds"] for row in rows) / slots
     return [f"{seconds:.1f}", f"{epochs:.1f}", f"{1 - epochs / seconds:.1%}"]
 
@@ -219,8 +224,10 @@ def options() -> argparse.ArgumentParser:
     )
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     parser.add_argument("--output", type=Path, default=Path("runs") / "pbt_lorenz")
-    parser.add_argument("--overhead", action="store_true", help="measure that, and nothing else")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the sweeps")
+    parser.add_argument("--overhead", action="store_true", help="measure only the overhead")
+    parser.add_argument(
+        "--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds of the sweeps"
+    )
     for name, default, text in [
         ("trials", 8, "trials of a sweep"),
         ("epochs", 40, "epochs of a trial"),
@@ -230,11 +237,11 @@ def options() -> argparse.ArgumentParser:
         ("units", 32, "units of encoder, initial condition and generator"),
         ("batch-size", 32, "trials of a training step"),
         ("conditions", 30, "conditions of the data"),
-        ("trials-per-condition", 20, "12 of 20 to train, 4 to choose by, 4 to test"),
+        ("trials-per-condition", 20, "60 %% for training, 20 %% validation, 20 %% testing"),
         ("bins", 25, "bins of a trial, of 40 ms"),
         ("neurons", 30, "neurons"),
         ("heldout-neurons", 10, "neurons that the encoder does not see"),
-        ("data-seed", 0, "of the data"),
+        ("data-seed", 0, "seed of the data"),
     ]:
         parser.add_argument(f"--{name}", type=int, default=default, help=f"{text} (%(default)s)")
     return parser

@@ -26,7 +26,7 @@ import torch
 
 from lfads_torch.model import LFADS
 from lfads_torch.running.compose import compose
-from lfads_torch.running.run_folder import working_in
+from lfads_torch.running.paths import placed_in
 from lfads_torch.running.training import build, fit
 
 SIZES = {"train": 1720, "valid": 574}
@@ -105,10 +105,10 @@ def measure(epochs: int, overrides: list[str], folder: Path) -> tuple[float, flo
     sizes = ["datamodule.batch_size=256", f"trainer.max_epochs={epochs + 2}"]
     config = compose(overrides=["model=nlb_mc_maze", *data, *sizes, *overrides])
     stopwatch = Stopwatch()
-    with working_in(folder):
-        run = build(config)
-        stopwatch.attach(run.model)
-        fit(config, run)
+    config = placed_in(config, folder)
+    run = build(config)
+    stopwatch.attach(run.model)
+    fit(config, run)
     whole, steps = zip(*stopwatch.epochs[1:], strict=True)
     return statistics.median(whole), statistics.median(steps)
 

@@ -1,4 +1,4 @@
-"""The published name of :func:`~lfads_torch.running.training.run_model`."""
+"""The published name of :func:`lfads_torch.running.training.run_model`."""
 
 from lfads_torch.running.training import run_model
 

@@ -3,27 +3,27 @@
     python scripts/run_multi.py                                   the shipped Lorenz data
     python scripts/run_multi.py model=generic datamodule=generic \
         datamodule.datafile_pattern=my_data.h5 run_dir=runs/mine  data of your own
-    python scripts/run_multi.py --resume runs/mine                go on, after kill -9 too
+    python scripts/run_multi.py --resume runs/mine                continue, after kill -9 too
 
-Words of the form key=value override the configuration: sweep.num_samples=10,
+Words of the form key=value override the configuration: sweep.num_trials=10,
 sweep.space.dropout_rate.max_samp=0.3, '+sweep.space.gen={key: model.gen_dim, choice: [64, 128]}',
-sweep.ray_address=auto, trainer.max_epochs=500 … (configs/sweep/random.yaml has them all).
+sweep.ray_address=auto, trainer.max_epochs=500 … (configs/sweep/base.yaml has them all).
 """
 
 import sys
 
-from lfads_torch.cli.run_options import MISTAKES, parse_run, start_or_resume
+from lfads_torch.cli.run_multi import main
 
 # ---------- OPTIONS: edit here, or override on the command line ----------
-CONFIG_PATH = "../configs/multi.yaml"
-# Any key of the configuration, such as sweep.num_samples (trials), trainer.max_epochs,
+CONFIG_PATH = None  # None: the packaged configs/multi.yaml; else a file of your own
+# Any key of the configuration, such as sweep.num_trials, trainer.max_epochs,
 # sweep.cpus_per_trial, sweep.gpus_per_trial, sweep.ray_address ("auto": a cluster), sweep.storage.
 OVERRIDES = {
     "model": "lorenz",
     "datamodule": "lorenz",
 }
 # What to search, in place of sweep.space: {"model.lr_init": HyperParam(1e-5, 5e-3), …}, with
-# lfads_torch.sweeps.tournament.HyperParam, or lists to choose from.
+# lfads_torch.extensions.tune.HyperParam, or lists to choose from.
 SPACE = None
 RUN_DIR = None  # None: runs/{data}/{time}
 CONFIG_DIR = None  # a folder with configurations of your own, searched first
@@ -31,23 +31,5 @@ OVERWRITE = False  # True: an existing RUN_DIR is renamed to RUN_DIR.1, not dele
 # -------------------------------------------------------------------------
 
 
-def main() -> int:
-    """Parse the command line and search."""
-    args = parse_run(__doc__, CONFIG_PATH, CONFIG_DIR, OVERWRITE)
-
-    from lfads_torch.sweeps.search import resume_sweep, run_sweep
-
-    return start_or_resume(
-        args,
-        run_sweep,
-        resume_sweep,
-        OVERRIDES,
-        RUN_DIR,
-        mistakes=(*MISTAKES, RuntimeError),  # every trial failed
-        space=SPACE,
-        script=__file__,
-    )
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(__doc__, __file__, CONFIG_PATH, OVERRIDES, SPACE, RUN_DIR, CONFIG_DIR, OVERWRITE))

@@ -11,10 +11,10 @@ model.kl_ic_scale=1e-5, model=generic …) and the options below.
 
 import sys
 
-from lfads_torch.cli.run_options import parse_run, start_or_resume
+from lfads_torch.cli.run_single import main
 
 # ---------- OPTIONS: edit here, or override on the command line ----------
-CONFIG_PATH = "../configs/single.yaml"
+CONFIG_PATH = None  # None: the packaged configs/single.yaml; else a file of your own
 OVERRIDES = {
     "model": "lorenz",
     "datamodule": "lorenz",
@@ -25,14 +25,5 @@ OVERWRITE = False  # True: an existing RUN_DIR is renamed to RUN_DIR.1, not dele
 # -------------------------------------------------------------------------
 
 
-def main() -> int:
-    """Parse the command line and run."""
-    args = parse_run(__doc__, CONFIG_PATH, CONFIG_DIR, OVERWRITE)
-
-    from lfads_torch.running.run_folder import resume_single, run_single
-
-    return start_or_resume(args, run_single, resume_single, OVERRIDES, RUN_DIR, script=__file__)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(__doc__, __file__, CONFIG_PATH, OVERRIDES, RUN_DIR, CONFIG_DIR, OVERWRITE))

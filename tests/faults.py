@@ -1,4 +1,4 @@
-"""Faults that trials of a sweep are given by configuration, to see it survive them."""
+"""Faults that a configuration gives to trials of a sweep, to test that the sweep survives them."""
 
 import errno
 import os
@@ -10,19 +10,19 @@ import torch
 
 
 class Fault(pl.Callback):
-    """Goes wrong in one trial, at one epoch.
+    """A fault in one trial, from one epoch on.
 
     Parameters
     ----------
     trial
-        Its number.
+        The number of the trial.
     epoch
-        Its epoch.
+        The epoch.
     how
-        ``kill`` (-9, of the process, once), ``diverge`` (a weight becomes NaN), ``disk`` (full when
-        a checkpoint is written).
+        ``kill`` (the process gets signal 9, once), ``diverge`` (a weight becomes NaN, once) or
+        ``disk`` (the disk is full whenever a checkpoint is written).
     marker
-        A file that says that it has happened.
+        A file that is made when the fault happens.
     """
 
     def __init__(self, trial: int, epoch: int, how: str, marker: str) -> None:
@@ -48,6 +48,6 @@ class Fault(pl.Callback):
             raise OSError(errno.ENOSPC, "No space left on device")
 
     def _due(self, trainer):
-        # A trial works in a folder that is named after it.
-        this = Path.cwd().name.endswith(f"_{self.trial:05d}")
+        # The folder of a trial is named after it.
+        this = Path(trainer.default_root_dir).name.endswith(f"_{self.trial:05d}")
         return this and trainer.current_epoch >= self.epoch

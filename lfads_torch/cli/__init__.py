@@ -1,1 +1,1 @@
-"""The command lines of the scripts."""
+"""The command lines of the scripts, one command a file."""

@@ -58,9 +58,10 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def _download_and_prepare(dataset: str, args: argparse.Namespace) -> None:
+    from lfads_torch.data.catalogue import DANDI
     from lfads_torch.datasets.nlb.download import describe, download_nwb, list_nwb
     from lfads_torch.datasets.nlb.prepare import check_arguments, prepare_nlb, refuse_existing
-    from lfads_torch.datasets.nlb.registry import DANDI, file_name
+    from lfads_torch.datasets.nlb.registry import file_name
 
     widths = args.bin_width_ms or [20 if dataset == "mc_maze" else 5]
     check_arguments(dataset, widths, args.phase)

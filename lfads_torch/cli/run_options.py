@@ -1,18 +1,19 @@
-"""What the command lines of scripts have in common. It imports nothing that would delay --help."""
+"""The command line that training and sweeps share: overrides, the folder, resuming.
+
+This module imports nothing that would delay ``--help``.
+"""
 
 import argparse
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-MISTAKES = (ValueError, OSError, ImportError)
-"""Errors that say all that a user has to know; of others the traceback is shown."""
+from lfads_torch.cli.command import reporting_user_errors
 
 
 def parse_run(
     description: str | None,
-    config_path: str | Path,
+    config_path: str | Path | None,
     config_dir: str | Path | None,
     overwrite: bool,
     words: Sequence[str] | None = None,
@@ -22,27 +23,34 @@ def parse_run(
     Parameters
     ----------
     description
-        The script's docstring.
+        The text of ``--help``.
     config_path, config_dir, overwrite
         Defaults of the options.
     words
-        By default those that the script was called with.
+        The words of the command line; by default those that the script was called with.
     """
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("overrides", nargs="*", metavar="key=value")
-    parser.add_argument("--resume", metavar="RUN_DIR", help="continue what was begun there")
-    parser.add_argument("--config-path", default=config_path, help="primary configuration")
-    parser.add_argument("--config-dir", default=config_dir, help="folder searched first")
-    parser.add_argument("--overwrite", action="store_true", default=overwrite)
+    parser.add_argument("--resume", metavar="RUN_DIR", help="continue the run in this folder")
+    parser.add_argument(
+        "--config-path", default=config_path, help="primary configuration (the packaged one)"
+    )
+    parser.add_argument("--config-dir", default=config_dir, help="folder that is searched first")
+    parser.add_argument(
+        "--overwrite", action="store_true", default=overwrite, help="rename an existing run_dir"
+    )
     return parser.parse_intermixed_args(words)
 
 
 def split_run_dir(
     words: Sequence[str], run_dir: str | Path | None = None
 ) -> tuple[list[str], str | Path | None]:
-    """Return the overrides among words, and the last ``run_dir=…`` (or what it is without)."""
+    """Return the overrides among words, and the value of the last ``run_dir=…``.
+
+    Without a ``run_dir=…`` among the words, ``run_dir`` is returned.
+    """
     overrides = [word for word in words if not word.startswith("run_dir=")]
     run_dirs = [word.removeprefix("run_dir=") for word in words if word not in overrides]
     return overrides, run_dirs[-1] if run_dirs else run_dir
@@ -54,44 +62,43 @@ def start_or_resume(
     resume: Callable[..., Any],
     overrides: Mapping[str, Any],
     run_dir: str | Path | None,
-    mistakes: tuple[type[Exception], ...] = MISTAKES,
     **options: Any,
 ) -> int:
-    """Run what a command line asks for, report mistakes, and return the exit status.
+    """Start or resume a run as the command line asks, and return the exit status.
+
+    A mistake of the user's is printed in one line, see
+    :func:`lfads_torch.cli.command.reporting_user_errors`.
 
     Parameters
     ----------
     args
-        What :func:`parse_run` returned.
+        The parsed command line, see :func:`parse_run`.
     start, resume
-        :func:`lfads_torch.running.run_folder.run_single` and :func:`lfads_torch.running.run_folder.resume_single`, or those of
-        :mod:`lfads_torch.sweeps.search`.
+        :func:`lfads_torch.running.start.start_run` and
+        :func:`lfads_torch.running.resume.resume_run`, or the functions of
+        :mod:`lfads_torch.sweeps.search` for sweeps. ``start`` is called without a ``config_path``
+        where none is given, and then takes its own default.
     overrides, run_dir
-        What the script says, which words of the command line override.
-    mistakes
-        Errors that are reported in one line.
+        The choices of the script. Words of the command line come after them. They are not applied
+        to a run that is resumed.
     **options
-        More arguments of ``start``.
+        Further arguments of ``start``.
     """
+    # Imported here since it takes seconds, for which --help would wait.
     from lfads_torch.running.compose import format_overrides
 
     words, run_dir = split_run_dir(args.overrides, run_dir)
-    try:
+    if args.config_path is not None:
+        options["config_path"] = args.config_path
+    with reporting_user_errors() as outcome:
         if args.resume:
             resume(args.resume, words)
         else:
             start(
                 [*format_overrides(overrides), *words],
                 run_dir=run_dir,
-                config_path=args.config_path,
                 config_dir=args.config_dir,
                 overwrite=args.overwrite,
                 **options,
             )
-    except mistakes as error:
-        print(f"\n{type(error).__name__}: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt as interruption:
-        print(f"\n{str(interruption) or 'Interrupted.'}", file=sys.stderr)
-        return 130
-    return 0
+    return outcome.status

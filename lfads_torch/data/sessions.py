@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
+from lfads_torch.data.catalogue import how_to_get
 from lfads_torch.data.hdf5 import read_arrays, read_shapes
 from lfads_torch.data.schema import MANDATORY_KEYS, check_shapes, rename_tf_era
 from lfads_torch.data.splits import reshuffle_train_valid
-from lfads_torch.datasets.catalogue import how_to_get
 from lfads_torch.errors import MissingFileError, UserError
 
 

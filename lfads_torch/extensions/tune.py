@@ -1,16 +1,17 @@
-"""The published names of what population-based training is made of.
+"""The published names of population-based training.
 
-Those that are classes of Ray are imported when they are asked for.
+The classes that derive from Ray's are imported when they are first asked for.
 """
 
 from typing import TYPE_CHECKING, Any
 
 from lfads_torch.running.callbacks import EarlyStoppingWithBurnInPeriod
 from lfads_torch.sweeps.history import read_pbt_fitlog
-from lfads_torch.sweeps.tournament import HyperParam
+from lfads_torch.sweeps.space import HyperParam
 
 if TYPE_CHECKING:
-    from lfads_torch.sweeps.ray_tune import BinaryTournamentPBT, ImprovementRatioStopper
+    from lfads_torch.sweeps.ray_tune.scheduler import BinaryTournamentPBT
+    from lfads_torch.sweeps.ray_tune.stopper import ImprovementRatioStopper
 
 __all__ = [
     "BinaryTournamentPBT",
@@ -22,8 +23,13 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("BinaryTournamentPBT", "ImprovementRatioStopper"):
-        from lfads_torch.sweeps import ray_tune
+    """Import a class that derives from one of Ray's."""
+    if name == "BinaryTournamentPBT":
+        from lfads_torch.sweeps.ray_tune.scheduler import BinaryTournamentPBT
 
-        return getattr(ray_tune, name)
+        return BinaryTournamentPBT
+    if name == "ImprovementRatioStopper":
+        from lfads_torch.sweeps.ray_tune.stopper import ImprovementRatioStopper
+
+        return ImprovementRatioStopper
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,34 +1,49 @@
-"""Configurations: from YAML files and overrides to one complete, checked configuration.
+"""From YAML files and overrides to one complete, checked configuration.
+
+    find the primary file → compose with groups and overrides (Hydra) → resolve interpolations
+    → checks → sizes from the data files → checks of the model
 
 The packaged configurations are found from this package, a user's own from wherever they are.
-Sizes that the data impose are read from the data files.
 """
 
-import difflib
+import copy
 import glob
-import inspect
 import os
 import re
-import shutil
-import tempfile
-import warnings
+import threading
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import hydra
 import numpy as np
+from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
-from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from lfads_torch.errors import MissingFileError, UserError
+from lfads_torch.errors import MissingFileError, UserError, did_you_mean
+from lfads_torch.running.checks import (
+    check_complete,
+    check_keys,
+    check_model,
+    drop_inherited_arguments,
+    translate_trainer_arguments,
+    warn_if_unregularised,
+)
+from lfads_torch.running.parts import defer_parts, hydra_overrides
+from lfads_torch.running.sizes import infer_dimensions
 from lfads_torch.utils import flatten
 
 PACKAGE = Path(__file__).resolve().parents[1]
-_HYDRA_KEYS = ("_target_", "_convert_", "_recursive_", "_partial_", "_args_")
+
+_HYDRA_LOCK = threading.RLock()
+"""Hydra keeps its state in globals of the process, so one thread composes at a time."""
+_IN_MEMORY = "in memory"
+"""What error messages call a configuration that comes from no file."""
 
 
 def packaged_configs() -> Path:
@@ -49,9 +64,11 @@ def register_resolvers() -> None:
 
 
 def _relpath(path: str) -> str:
+    """Return the first existing candidate for a relative path, see :func:`register_resolvers`."""
     folders = (PACKAGE.parent, PACKAGE, Path.cwd())
     candidates = [os.path.normpath(folder / path) for folder in folders]
-    # Where there is nothing yet, a path in the checkout is meant, or without one in this folder.
+    # A path that does not exist yet is meant to be in the checkout, or, where the library is
+    # installed without one, in the current folder.
     default = candidates[0] if (PACKAGE.parent / "setup.py").is_file() else candidates[-1]
     return next(filter(glob.glob, candidates), default)
 
@@ -59,13 +76,14 @@ def _relpath(path: str) -> str:
 def find_config(config_path: str | Path) -> Path:
     """Return the absolute path of a configuration file.
 
-    It may be absolute, relative to the current folder, relative to the package's folder (as the
-    published implementation has it), or name a packaged file; tried in this order.
+    The path may be absolute, relative to the current folder, relative to the package's folder (as
+    in the published implementation), or the name of a packaged file. These are tried in this
+    order.
 
     Raises
     ------
-    FileNotFoundError
-        If there is none.
+    MissingFileError
+        If the file is in none of these places.
     """
     candidates = [Path.cwd() / config_path, PACKAGE / config_path]
     candidates.append(packaged_configs() / Path(config_path).name)
@@ -73,7 +91,7 @@ def find_config(config_path: str | Path) -> Path:
         if candidate.is_file():
             return candidate.resolve()
     raise MissingFileError(
-        f"There is no configuration {str(config_path)!r}: neither of "
+        f"There is no configuration {str(config_path)!r}: none of "
         f"{[str(candidate) for candidate in candidates]} exists."
     )
 
@@ -89,6 +107,7 @@ def format_overrides(overrides: Mapping[str, Any] | Sequence[str]) -> list[str]:
 
 
 def _hydra_value(value: Any) -> str:
+    """Write a value in the grammar of Hydra's overrides."""
     if isinstance(value, np.generic):
         value = value.item()
     if value is None:
@@ -104,14 +123,14 @@ def _hydra_value(value: Any) -> str:
     text = str(value)
     if re.fullmatch(r"[\w./:@%+-]+|\$\{[\w.:,/-]+\}", text, re.ASCII):
         return text
-    # Backslashes count only in front of quotes.
+    # In the grammar a backslash has a meaning only in front of a quote.
     escaped = re.sub(r'(\\*)"', lambda found: found.group(1) * 2 + '\\"', text)
     escaped = re.sub(r"(\\+)\Z", lambda found: found.group(1) * 2, escaped)
     return f'"{escaped}"'
 
 
 def compose(
-    config_path: str | Path = "../configs/single.yaml",
+    config: str | Path | DictConfig | None = None,
     overrides: Mapping[str, Any] | Sequence[str] = (),
     config_dir: str | Path | None = None,
 ) -> DictConfig:
@@ -119,96 +138,162 @@ def compose(
 
     Parameters
     ----------
-    config_path
-        The primary configuration, see :func:`find_config`. Its folder is searched first for
-        groups (``model/…``), the packaged folder behind it.
+    config
+        The primary configuration: the path of a file, see :func:`find_config`, or a configuration
+        in memory, which is left as it is. By default the packaged ``single.yaml``. The folder of
+        the file is searched for groups (``model/…``) before the packaged folder.
     overrides
-        Nested or dotted dictionary, or Hydra's ``key=value`` strings.
+        A nested or dotted dictionary, or Hydra's ``key=value`` strings.
     config_dir
-        A folder of one's own that is searched before everything else, for groups and, where it
-        has one, for the primary configuration.
+        A folder of the user's that is searched before all others, for groups and, where it has a
+        file of the same name, for the primary configuration.
 
     Returns
     -------
     DictConfig
-        Without interpolations and missing values.
+        A configuration without interpolations and missing values.
 
     Raises
     ------
-    FileNotFoundError
-        If the configuration, the folder or the data are not there.
-    ValueError
+    MissingFileError
+        If the configuration, the folder or the data do not exist.
+    UserError
         If a key or an option is unknown, missing or contradicts the data.
     """
-    config = compose_unresolved(config_path, overrides, config_dir)
+    resolved = compose_unresolved(config, overrides, config_dir)
     try:
-        OmegaConf.resolve(config)
+        OmegaConf.resolve(resolved)
     except OmegaConfBaseException as error:
-        raise UserError(f"The configuration {config_path} cannot be resolved: {error}") from error
-    _check_complete(config)
-    _modernise_trainer(config)
-    _drop_inherited_arguments(config)
-    _check_keys(config)
-    infer_dimensions(config)
-    _check_model(config.model)
-    _warn_if_unregularised(config)
-    return config
+        name = _IN_MEMORY if isinstance(config, DictConfig) else config or "single.yaml"
+        raise UserError(f"The configuration {name} cannot be resolved: {error}") from error
+    check_complete(resolved)
+    translate_trainer_arguments(resolved)
+    if isinstance(resolved.get("model"), DictConfig):
+        defer_parts(resolved.model)
+    drop_inherited_arguments(resolved, _packaged_models())
+    check_keys(resolved)
+    infer_dimensions(resolved)
+    check_model(resolved.model)
+    warn_if_unregularised(resolved)
+    return resolved
 
 
 def compose_unresolved(
-    config_path: str | Path,
+    config: str | Path | DictConfig | None = None,
     overrides: Mapping[str, Any] | Sequence[str] = (),
     config_dir: str | Path | None = None,
 ) -> DictConfig:
-    """Compose a configuration whose values still follow each other.
+    """Compose a configuration whose interpolations (``${…}``) are kept.
 
-    Such a configuration can be saved and composed again with other overrides. Parameters and
-    exceptions are those of :func:`compose`; nothing is filled in and nothing checked.
+    Values still follow each other in such a configuration, so it can be saved and composed again
+    with other overrides. Parameters and errors are those of :func:`compose`, but nothing is filled
+    in and nothing is checked.
     """
     register_resolvers()
-    primary = find_config(config_path)
-    folders = [primary.parent, packaged_configs()]
+    folders: list[Path] = []
     if config_dir is not None:
-        own = Path(config_dir).resolve()
-        if not own.is_dir():
+        folders.append(Path(config_dir).resolve())
+        if not folders[0].is_dir():
             raise MissingFileError(f"There is no folder of configurations {config_dir}.")
-        folders.insert(0, own)
-        if (own / primary.name).is_file():
-            primary = own / primary.name
-    with tempfile.TemporaryDirectory() as main:
-        # Hydra looks in the folder of the primary configuration before all others.
-        shutil.copy(primary, Path(main, f"{primary.stem}.yaml"))
-        return _compose(Path(main), primary.stem, format_overrides(overrides), folders)
+    if not isinstance(config, DictConfig):
+        primary = packaged_configs() / "single.yaml" if config is None else find_config(config)
+        folders.append(primary.parent)
+        if (folders[0] / primary.name).is_file():
+            primary = folders[0] / primary.name
+        config, name = _load(primary), primary.name
+    else:
+        config, name = copy.deepcopy(config), _IN_MEMORY
+        OmegaConf.set_struct(config, False)
+        OmegaConf.set_readonly(config, False)
+    folders.append(packaged_configs())
+    words = hydra_overrides(format_overrides(overrides))
+    return _compose(config, name, words, folders)
 
 
-def _compose(main: Path, name: str, overrides: list[str], folders: Sequence[Path]) -> DictConfig:
-    searched = [f"file://{folder}" for folder in dict.fromkeys(folders)]
-    outer = GlobalHydra.instance().hydra
-    GlobalHydra.instance().clear()
+def _load(path: Path) -> DictConfig:
+    """Read a YAML file.
+
+    Raises
+    ------
+    UserError
+        If it is not YAML, or not a mapping of keys to values.
+    """
     try:
-        # A search path of the user's own comes before the packaged folder, which is the last.
-        own = OmegaConf.select(OmegaConf.load(main / f"{name}.yaml"), "hydra.searchpath") or []
-        searched[-1:-1] = [str(folder) for folder in own]
-        search = f"hydra.searchpath={_hydra_value(searched)}"
-        with hydra.initialize_config_dir(str(main), version_base="1.3"):
-            return hydra.compose(name, [search, *overrides])
+        config = OmegaConf.load(path)
+    except (OmegaConfBaseException, YAMLError) as error:
+        raise UserError(f"The configuration {path} cannot be read: {error}") from error
+    if not isinstance(config, DictConfig):
+        raise UserError(f"The configuration {path} must be a mapping of keys to values.")
+    return config
+
+
+def _packaged_models() -> list[DictConfig]:
+    """Return the packaged models on which models in configurations are built."""
+    names = ("base", "single_session", "multisession")
+    return [_load(packaged_configs() / "model" / f"{name}.yaml") for name in names]
+
+
+def _compose(
+    config: DictConfig, name: str, overrides: list[str], folders: Sequence[Path]
+) -> DictConfig:
+    """Let Hydra compose a primary configuration; ``name`` is what error messages call it."""
+    searched = [f"file://{folder}" for folder in dict.fromkeys(folders)]
+    # A search path in the configuration comes before the packaged folder, which is the last one.
+    extra = OmegaConf.select(config, "hydra.searchpath") or []
+    searched[-1:-1] = [str(folder) for folder in extra]
+    words = [f"hydra.searchpath={_hydra_value(searched)}", *overrides]
+    try:
+        with _stored(config, name) as stored_name:
+            return hydra.compose(stored_name, words)
     except (HydraException, OmegaConfBaseException, YAMLError) as error:
         message = str(error).split("\nConfig search path")[0].strip()
+        message = message.replace(_primary_name(name), name)
         cause = f" ({error.__cause__})" if error.__cause__ else ""
-        hint = _did_you_mean(message, main, name, overrides, folders)
+        hint = _suggest_key(message, config, name, overrides, folders)
         raise UserError(
-            f"The configuration {name}.yaml cannot be composed: {message}{cause}{hint}\n"
+            f"The configuration {name} cannot be composed: {message}{cause}{hint}\n"
             f"Overrides: {overrides}. "
             f"Folders searched: {searched}."
         ) from error
-    finally:
-        GlobalHydra.instance().hydra = outer
 
 
-def _did_you_mean(
-    message: str, main: Path, name: str, overrides: list[str], folders: Sequence[Path]
+@contextmanager
+def _stored(config: DictConfig, name: str) -> Iterator[str]:
+    """Initialise Hydra with a primary configuration in memory, and restore its state afterwards.
+
+    Hydra finds the configuration by the name that is given to the block. No file has this name, so
+    that groups and other primary configurations in the folders that are searched stay reachable.
+    """
+    stored_name = _primary_name(name)
+    with _HYDRA_LOCK:
+        store = ConfigStore.instance()
+        previous = GlobalHydra.instance().hydra
+        GlobalHydra.instance().clear()
+        store.store(stored_name, config)
+        try:
+            with hydra.initialize(config_path=None, version_base="1.3"):
+                yield stored_name
+        finally:
+            del store.repo[f"{stored_name}.yaml"]
+            GlobalHydra.instance().hydra = previous
+
+
+def _primary_name(name: str) -> str:
+    return f"{name} (primary)"
+
+
+def _suggest_key(
+    message: str,
+    config: DictConfig,
+    name: str,
+    overrides: list[str],
+    folders: Sequence[Path],
 ) -> str:
-    """Name the key nearest to one that could not be overridden, since it does not exist."""
+    """Return a sentence with the key nearest to one that could not be overridden, if there is one.
+
+    Hydra's message does not have the other keys, so the configuration is composed again without
+    the faulty override.
+    """
     unknown = re.match(r"Could not override '([^']+)'", message)
     if not unknown:
         return ""
@@ -216,279 +301,8 @@ def _did_you_mean(
     if len(others) == len(overrides):
         return ""
     try:
-        config = _compose(main, name, others, folders)
-    except ValueError:  # it is not the only fault
+        composed = _compose(config, name, others, folders)
+    except UserError:  # the configuration has another mistake as well
         return ""
-    keys = flatten(OmegaConf.to_container(config))  # type: ignore[arg-type]
-    near = difflib.get_close_matches(unknown[1], keys, n=1)
-    return f" Did you mean {near[0]}?" if near else ""
-
-
-# ---------------------------------------------------------------- what the data impose
-
-
-def infer_dimensions(config: DictConfig) -> None:
-    """Fill in the sizes that the data impose and check those that are given, in place.
-
-    These are ``model.{encod_data_dim, encod_seq_len, recon_seq_len, ext_input_dim}``, the
-    features of read-ins and read-outs (as many as channels times parameters of the
-    reconstruction), ``recon_dim`` and ``datamodule.dm_ic_enc_seq_len``. Data modules without a
-    ``datafile_pattern`` are left alone.
-
-    Raises
-    ------
-    ValueError
-        If a given size is not that of the data.
-    """
-    from lfads_torch.data.sessions import find_session_files, session_shapes
-
-    model, datamodule = config.get("model"), config.get("datamodule")
-    if not isinstance(model, DictConfig) or not isinstance(datamodule, DictConfig):
-        raise UserError(
-            "The configuration needs a model and a datamodule: choose them, as in "
-            "model=generic datamodule=generic datamodule.datafile_pattern=FILE."
-        )
-    if "datafile_pattern" not in datamodule:
-        return
-    if not datamodule.datafile_pattern:
-        raise UserError(
-            "datamodule.datafile_pattern is missing: give the path of an HDF5 file, or a pattern "
-            "that matches one file for each session."
-        )
-    files = find_session_files(datamodule.datafile_pattern)
-    sessions = [(path, session_shapes(path)) for path in files]
-    OmegaConf.set_struct(config, False)
-    readins = _per_session(model, "readin", len(files))
-    readouts = _per_session(model, "readout", len(files))
-    recons = _per_session(model, "reconstruction", len(files))
-
-    for i, (path, shapes) in enumerate(sessions):
-        _settle(model, "model.encod_seq_len", shapes.n_encod_bins, path)
-        _settle(model, "model.recon_seq_len", shapes.n_recon_bins, path)
-        if readins:
-            readin, key = readins[i], f"model.readin.{i}"
-            if _takes(readin, "in_features"):
-                _settle(readin, f"{key}.in_features", shapes.n_encod_channels, path)
-            elif str(readin.get("_target_")).endswith(".Identity"):
-                _settle(model, "model.encod_data_dim", shapes.n_encod_channels, path)
-        n_params = 1
-        if recons:
-            recon = recons[i]
-            if _takes(recon, "recon_dim"):
-                key = f"model.reconstruction.{i}.recon_dim"
-                # One that is copied for each session becomes as wide as the session.
-                width = recon.get("recon_dim") if i and recon is recons[0] else None
-                _settle(recon, key, width or shapes.n_recon_channels, path)
-            n_params = _n_params(recon, f"model.reconstruction.{i}")
-        if readouts:
-            readout, key = readouts[i], f"model.readout.modules.{i}"
-            if _takes(readout, "in_features"):
-                _settle(readout, f"{key}.in_features", model.get("fac_dim"), "model.fac_dim")
-            if _takes(readout, "out_features"):
-                width = shapes.n_recon_channels * n_params
-                _settle(readout, f"{key}.out_features", width, path, f" x {n_params} parameters")
-        elif _takes(model.get("readout"), "recon_params"):
-            _settle(model.readout, "model.readout.recon_params", n_params, path)
-            if model.readout.get("pcr_init", True) and shapes.n_components is not None:
-                _settle(model, "model.fac_dim", shapes.n_components, path)
-        if not readins and _takes(model.get("readin"), "pcr_init"):
-            pcr_init = model.readin.get("pcr_init", True)
-            inputs = shapes.n_components if pcr_init else model.readin.get("out_features")
-            if inputs is not None:
-                _settle(model, "model.encod_data_dim", inputs, path)
-        if shapes.n_ext_inputs or model.get("ext_input_dim") is None:
-            if model.get("ext_input_dim") != 0:
-                _settle(model, "model.ext_input_dim", shapes.n_ext_inputs, path)
-        elif model.ext_input_dim:
-            raise UserError(
-                f"model.ext_input_dim = {model.ext_input_dim}, but {path} has no train_ext_input: "
-                f"add it to the file, or set model.ext_input_dim to 0."
-            )
-    if _takes(datamodule, "dm_ic_enc_seq_len"):
-        t_ic = model.get("ic_enc_seq_len", 0)
-        if datamodule.setdefault("dm_ic_enc_seq_len", t_ic) != t_ic:
-            raise UserError(
-                f"datamodule.dm_ic_enc_seq_len = {datamodule.dm_ic_enc_seq_len}, but "
-                f"model.ic_enc_seq_len = {t_ic}: they must be equal. Leave the former out."
-            )
-    OmegaConf.set_struct(config, True)
-
-
-def _per_session(model: DictConfig, name: str, n_sessions: int) -> list[DictConfig]:
-    """Return the configurations of a part, one a session; none if one object makes them all."""
-    node = model.get(name)
-    if isinstance(node, DictConfig) and isinstance(node.get("recon"), DictConfig):
-        return [node.recon] * n_sessions
-    if isinstance(node, DictConfig):
-        node = node.get("modules")
-    if not isinstance(node, ListConfig):
-        return []
-    if len(node) != n_sessions:
-        raise UserError(
-            f"model.{name} has {len(node)} entries, but datamodule.datafile_pattern matches "
-            f"{n_sessions} file(s): one entry for each session is needed."
-        )
-    return list(node)
-
-
-def _takes(node: Any, argument: str) -> bool:
-    """Tell whether what a configuration makes takes an argument."""
-    if not isinstance(node, DictConfig) or "_target_" not in node:
-        return False
-    return argument in _parameters(_locate(node._target_, "model"))
-
-
-def _parameters(target: Any) -> dict[str, inspect.Parameter]:
-    """Return the arguments that something takes."""
-    # Modules without a constructor of their own inherit one that takes anything, and refuses it.
-    if getattr(getattr(target, "__init__", None), "__qualname__", "") == "Module.__init__":
-        return {}
-    return dict(inspect.signature(target).parameters)
-
-
-def _n_params(recon: DictConfig, key: str) -> int:
-    """Return how many parameters a reconstruction has for each channel."""
-    try:
-        return int(hydra.utils.instantiate(recon, _convert_="all").n_params)
-    except (HydraException, AttributeError) as error:
-        raise UserError(f"{key} is no reconstruction that can be made: {error}") from error
-
-
-def _settle(node: DictConfig, key: str, found: int, path: Path | str, unit: str = "") -> None:
-    """Set the last part of ``key`` in ``node`` to what was found, or check that it is that."""
-    name = key.rpartition(".")[2]
-    if node.get(name) is None:
-        node[name] = found
-    elif node[name] != found:
-        what = f" (channels{unit})" if unit else ""
-        raise UserError(
-            f"{key} = {node[name]}, but {path} asks for {found}{what}. Leave {key} out to have it "
-            f"follow, or change either."
-        )
-
-
-# ---------------------------------------------------------------- checks
-
-
-def _locate(target: str, key: str) -> Any:
-    try:
-        return hydra.utils.get_object(target)
-    except Exception as error:
-        raise UserError(f"{key} = {target!r} cannot be imported: {error}") from error
-
-
-def _targets(node: Any, key: str = "") -> Iterator[tuple[str, DictConfig]]:
-    """Yield every node that makes an object, with its key."""
-    if isinstance(node, DictConfig):
-        if "_target_" in node:
-            yield key, node
-        for name in node:
-            yield from _targets(node[name], f"{key}.{name!s}".lstrip("."))
-    elif isinstance(node, ListConfig):
-        for i, item in enumerate(node):
-            yield from _targets(item, f"{key}.{i}")
-
-
-def _check_complete(config: DictConfig) -> None:
-    missing = sorted(OmegaConf.missing_keys(config))
-    if missing:
-        raise UserError(f"The configuration leaves out {', '.join(missing)}: give their values.")
-
-
-def _check_keys(config: DictConfig) -> None:
-    """Raise a ValueError for arguments that are unknown."""
-    # A logger that cannot be made is no reason not to train: see run_model. What a sweep is made of
-    # is checked where it is made, and its space has keys of its own.
-    names = [str(name) for name in config if name not in ("logger", "sweep")]
-    checked = OmegaConf.masked_copy(config, names)
-    for key, node in _targets(checked):
-        parameters = _parameters(_locate(node._target_, f"{key}._target_"))
-        if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
-            continue
-        for name in (str(name) for name in node if name not in _HYDRA_KEYS):
-            if name not in parameters:
-                near = difflib.get_close_matches(name, parameters, n=1)
-                hint = f" Did you mean {near[0]}?" if near else ""
-                raise UserError(
-                    f"{key}.{name} is no argument of {node._target_}.{hint} It takes: "
-                    f"{', '.join(parameters)}."
-                )
-
-
-def _check_model(model: DictConfig) -> None:
-    """Raise a ValueError if the model lacks arguments that the data do not give."""
-    if "_target_" not in model:
-        raise UserError("The model's configuration leaves out _target_: lfads_torch.model.LFADS.")
-    parameters = _parameters(_locate(model._target_, "model._target_"))
-    lacking = [
-        name
-        for name, parameter in parameters.items()
-        if parameter.default is parameter.empty
-        and parameter.kind is not parameter.VAR_KEYWORD
-        and model.get(name) is None
-    ]
-    if lacking:
-        raise UserError(
-            f"The model's configuration leaves out {', '.join(lacking)}. Start from the packaged "
-            f"model/base.yaml (defaults: [base, _self_]), which has them all."
-        )
-
-
-def _drop_inherited_arguments(config: DictConfig) -> None:
-    """Take from parts with another class than in model/base.yaml what only the latter takes.
-
-    Composition merges a part of one's own into that of base.yaml, arguments included.
-    """
-    if not isinstance(config.get("model"), DictConfig):
-        return
-    base: Any = OmegaConf.load(packaged_configs() / "model" / "base.yaml")
-    for key, node in _targets(config.model):
-        inherited = base.get(key)
-        if isinstance(inherited, DictConfig) and inherited._target_ != node._target_:
-            parameters = _parameters(_locate(node._target_, f"model.{key}._target_"))
-            if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
-                continue
-            with open_dict(node):
-                for name in map(str, inherited):
-                    if name in node and name not in (*_HYDRA_KEYS, *parameters):
-                        del node[name]
-
-
-def _modernise_trainer(config: DictConfig) -> None:
-    """Translate the trainer's arguments of Lightning 1.6 that are gone, with a warning."""
-    trainer = config.get("trainer")
-    if not isinstance(trainer, DictConfig):
-        return
-    gone = (
-        "gpus",
-        "track_grad_norm",
-        "weights_summary",
-        "progress_bar_refresh_rate",
-        "resume_from_checkpoint",
-        "checkpoint_callback",
-        "auto_select_gpus",
-    )
-    with open_dict(trainer):
-        dropped = {name: trainer.pop(name) for name in gone if name in trainer}
-        if not dropped:
-            return
-        if "gpus" in dropped:
-            trainer.setdefault("accelerator", "gpu" if dropped["gpus"] else "cpu")
-            trainer.setdefault("devices", dropped["gpus"] or 1)
-    warnings.warn(
-        f"Today's Lightning has no trainer.{', trainer.'.join(dropped)}: they are ignored"
-        f"{' except that gpus chooses the accelerator' if 'gpus' in dropped else ''}.",
-        stacklevel=3,
-    )
-
-
-def _warn_if_unregularised(config: DictConfig) -> None:
-    model = config.model
-    scales = [name for name in model if re.fullmatch(r"(l2|kl)_\w+_scale", str(name))]
-    if scales and model.get("variational") and not any(model[name] for name in scales):
-        warnings.warn(
-            "All L2 and KL scales of the model are 0: it trains without regularisation. This file "
-            "is meant for sweeps; for a single run set, say, model.kl_ic_scale=1e-5 "
-            "model.kl_co_scale=1e-5, or use model=generic.",
-            stacklevel=3,
-        )
+    keys: Any = OmegaConf.to_container(composed)
+    return did_you_mean(unknown[1], flatten(keys))

@@ -1,23 +1,23 @@
-"""A trained model, applied to trials that it has not seen."""
+"""Inference: a trained model is applied to trials that it was not trained on."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
 from torch import nn
 
 from lfads_torch.data.schema import MANDATORY_KEYS
 from lfads_torch.datamodules import BasicDataModule
 from lfads_torch.errors import MissingFileError, UserError
 from lfads_torch.model import LFADS
-from lfads_torch.running.run_folder import CONFIG, LAST_CHECKPOINT, read_summary
+from lfads_torch.modules.mlp_readout import MLPReadout
+from lfads_torch.running.run_folder import checkpoint_of_run, read_config
 from lfads_torch.running.training import Run, sample
 from lfads_torch.tuples import SessionBatch
 
 INFERRED = "inferred"
-"""The folder, in that of a run, of what :func:`infer` writes."""
+"""The subfolder of a run that :func:`infer` writes to."""
 
 
 def infer(
@@ -33,28 +33,30 @@ def infer(
 ) -> Path:
     """Infer rates, factors and inputs of further trials of a session that a run was trained on.
 
-    Nothing is trained: the trials go through the read-in, encoder, decoder and read-out as they
-    are (Pandarinath et al. 2018, Nature Methods). Random numbers are seeded as in the run, so that
-    the trials of a model of one session give what its run gave. Windows of a continuous recording
-    (:mod:`lfads_torch.data.windows`) are also merged, into ``…_continuous.h5`` beside the output.
+    Nothing is trained: read-in, encoder, decoder and read-out are applied to the trials as they
+    are (Pandarinath et al. 2018, Nature Methods). The random number generators are seeded as in
+    the run, so that for a model of one session the trials of the run give the run's output again.
+    Windows of a continuous recording (:mod:`lfads_torch.data.windows`) are also merged, into
+    ``…_continuous.h5`` beside the output.
 
     Parameters
     ----------
     run_dir
         The folder of the run.
     data_file
-        Holds the trials: those of any split, such as ``test_encod_data`` (trials, T_enc, N_enc)
-        alone. Bins and channels are as in training.
+        The HDF5 file with the trials of one or more splits; ``test_encod_data`` (trials, T_enc,
+        N_enc) alone is enough. Bins and channels must be those of training.
     session
-        Which session of the model they are from; may be left out where there is only one.
+        The session of the model that the trials are from; optional where there is only one.
     checkpoint
-        The weights; by default the best ones by ``valid/recon_smth``, see :func:`checkpoint_of`.
+        The file with the weights; by default those with the best ``valid/recon_smth``, see
+        :func:`~lfads_torch.running.run_folder.checkpoint_of_run`.
     output
         Path of the output, to which ``_sess{S}`` is added before the suffix; by default
         ``inferred/{data}.h5`` in the folder of the run. An earlier file of that name is renamed.
     num_samples, save_std, save_samples
-        See :func:`lfads_torch.running.sampling.run_posterior_sampling`, which says what the
-        output holds.
+        See :func:`lfads_torch.running.sampling.run_posterior_sampling`, which also describes the
+        content of the output.
     trusted
         See :meth:`lfads_torch.model.LFADS.load_from_checkpoint`.
 
@@ -65,16 +67,16 @@ def infer(
 
     Raises
     ------
-    FileNotFoundError
-        If there is no such run, checkpoint or data file.
-    ValueError
-        If the trials do not fit the model, it has several sessions and none is named, or
-        ``num_samples`` is less than 1.
+    MissingFileError
+        If the run, the checkpoint or the data file does not exist.
+    UserError
+        If the trials do not fit the model, if the model has several sessions and none is named, or
+        if ``num_samples`` is less than 1.
     """
     run_dir, data_file = Path(run_dir), Path(data_file)
     if not data_file.is_file():
         raise MissingFileError(f"There is no data file {data_file} (looked from {Path.cwd()}).")
-    weights = checkpoint_of(run_dir) if checkpoint is None else checkpoint
+    weights = checkpoint_of_run(run_dir) if checkpoint is None else checkpoint
     model = LFADS.load_from_checkpoint(weights, trusted=trusted)
     n_sessions = len(model.readin)
     if session is None and n_sessions > 1:
@@ -88,7 +90,7 @@ def infer(
             f"There is no session {session} in the model in {run_dir}: it has {n_sessions}, "
             f"counted from 0."
         )
-    config: Any = OmegaConf.load(run_dir / CONFIG)
+    config: Any = read_config(run_dir)
     datamodule = BasicDataModule(
         str(data_file),
         batch_size=config.datamodule.get("batch_size", 64),
@@ -114,25 +116,8 @@ def infer(
     return run.output_files[0]
 
 
-def checkpoint_of(run_dir: str | Path) -> Path:
-    """Return the checkpoint of a run: the best one, or the last one if training has not ended.
-
-    Raises
-    ------
-    FileNotFoundError
-        If the folder is not that of a run, or has no checkpoint.
-    """
-    run_dir = Path(run_dir)
-    if not (run_dir / CONFIG).is_file():
-        raise MissingFileError(f"{run_dir} is no folder of a run: it has no {CONFIG}.")
-    path = run_dir / (read_summary(run_dir).get("best_checkpoint") or LAST_CHECKPOINT)
-    if not path.is_file():
-        raise MissingFileError(f"There is no checkpoint {path}: name the one that is meant.")
-    return path
-
-
 def _check_fits(model: LFADS, session: int, batch: SessionBatch, split: str, path: Path) -> None:
-    """Raise a ValueError if the model cannot infer from these trials."""
+    """Raise a UserError if the model cannot infer from these trials."""
     hps, readin, readout = model.hparams, model.readin[session], model.readout[session]
     n_params = model.recon[session].n_params
     n_encod = hps.encod_data_dim if isinstance(readin, nn.Identity) else _size(readin, "in")
@@ -144,7 +129,7 @@ def _check_fits(model: LFADS, session: int, batch: SessionBatch, split: str, pat
     for field, (n_bins, n_channels) in expected.items():
         data = getattr(batch, field)
         if field == "recon_data" and not data.numel():
-            continue  # a test split may be without
+            continue  # trials to infer need no targets
         if data.shape[1] != n_bins or n_channels not in (None, data.shape[2]):
             raise UserError(
                 f"{split}_{field} in {path} has {data.shape[1]} time bins and {data.shape[2]} "
@@ -170,5 +155,6 @@ def _check_fits(model: LFADS, session: int, batch: SessionBatch, split: str, pat
 
 
 def _size(module: nn.Module, end: str) -> int | None:
-    """Return how many features go into or out of a linear map, None for any other module."""
-    return getattr(module, f"{end}_features") if isinstance(module, nn.Linear) else None
+    """Return the size of a module's input (``"in"``) or output (``"out"``); None if not known."""
+    known = isinstance(module, nn.Linear | MLPReadout)
+    return getattr(module, f"{end}_features") if known else None

@@ -1,57 +1,51 @@
 """A further recording session for a trained model, whose dynamics stay as they are.
 
-Of a model of several sessions only the read-ins, read-outs and reconstructions belong to a session
-(Pandarinath et al. 2018, Nature Methods). So a new day is a matter of these three: they are fitted
-to the new session in a model of its own, with a frozen copy of everything that sessions share, and
-then join those of the other sessions, which no training has touched.
+In a model of several sessions only the read-ins, read-outs and reconstructions belong to a session
+(Pandarinath et al. 2018, Nature Methods). For a new session just these three are trained, in a
+model of the new session alone with a frozen copy of everything that the sessions share. They are
+then appended to those of the other sessions, which no training has changed.
 
-    one_session_model → any trainer's fit → append_session
+    one_session_model → the fit of any trainer → append_session
 
-:func:`add_session` does all three, :func:`run_new_session` does them in a folder.
+:func:`add_session` does all three; :mod:`lfads_torch.running.new_session_run` does them in a
+folder.
 """
 
 import copy
 import tempfile
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from torch import nn
 
-from lfads_torch.analysis.figures import plot_run
-from lfads_torch.checkpoints import describe, load_checkpoint
+from lfads_torch.checkpoints import load_weights
 from lfads_torch.data.sessions import SessionShapes, session_shapes
 from lfads_torch.datamodules import BasicDataModule
 from lfads_torch.errors import MissingFileError, UserError
 from lfads_torch.model import LFADS
+from lfads_torch.modules.mlp_readout import MLPReadout
 from lfads_torch.modules.readin_readout import MultisessionReadin, MultisessionReadout
 from lfads_torch.modules.recons import Reconstruction, for_channels
-from lfads_torch.running.compose import compose
-from lfads_torch.running.inference import checkpoint_of
-from lfads_torch.running.run_folder import (
-    CONFIG,
-    make_run_dir,
-    report,
-    training_summary,
-    working_in,
-    write_summary,
-)
-from lfads_torch.running.sampling import validation_scores
-from lfads_torch.running.training import build, fit, sample
 
-MODEL = "model.ckpt"
-"""In the folder of a run that added a session: the model with all sessions."""
+ONE_SESSION_TARGETS = (
+    "lfads_torch.running.new_session.one_session_model",
+    "lfads_torch.new_session.one_session_model",
+)
+"""How the ``config.yaml`` of a run that added a session names :func:`one_session_model`.
+
+The first is today's name, the second that of earlier versions.
+"""
 
 _SHARED = ("encoder", "decoder", "ic_prior", "co_prior")
 _CHANGEABLE = ("dropout_rate", "loss_scale", "recon_reduce_mean", "weight_decay", "train_aug_stack",
                "lr_", "l2_", "kl_")  # fmt: skip
-_RAMPS_OVER = {"l2_start_epoch": 0, "l2_increase_epoch": 0,
-               "kl_start_epoch": 0, "kl_increase_epoch": 0}  # fmt: skip
+"""Prefixes of the hyperparameters that concern training alone."""
+_ENDED_RAMPS = {"l2_start_epoch": 0, "l2_increase_epoch": 0,
+                "kl_start_epoch": 0, "kl_increase_epoch": 0}  # fmt: skip
 
 
 def add_session(
@@ -62,34 +56,34 @@ def add_session(
     pcr_init: bool = True,
     **changes: Any,
 ) -> LFADS:
-    """Return a model with one session more, whose own parts are fitted and nothing else.
+    """Return a model with one more session, of which only the session's own parts are trained.
 
-    The session's parts are the best ones by ``valid/recon_smth``. The weights of everything else
-    are those of ``model``, which is left as it is, bit by bit.
+    The session's parts have the weights of the epoch with the best ``valid/recon_smth``. All other
+    weights are those of ``model``, bit by bit; ``model`` itself is left as it is.
 
     Parameters
     ----------
     model
         A trained model.
     data
-        The file of the new session, with trials to train and to validate on; or a data module with
-        this file alone, to say more (``batch_size``, say).
+        The file of the new session, with training and validation trials; or a data module with
+        this file alone, to choose its other arguments too (such as ``batch_size``).
     max_epochs
-        Epochs at most.
+        The largest number of epochs.
     patience
-        Epochs without improvement to stop after.
+        Training stops after this number of epochs without improvement.
     pcr_init, **changes
         See :func:`one_session_model`.
 
     Returns
     -------
     LFADS
-        With the new session as the last one. :func:`save_model` saves it.
+        A model whose last session is the new one. :func:`save_model` saves it.
 
     Raises
     ------
-    FileNotFoundError, ValueError
-        See :func:`one_session_model`.
+    MissingFileError, UserError
+        See :func:`one_session_model`; also if the data module has several files.
     """
     if isinstance(data, BasicDataModule):
         datamodule = data
@@ -118,7 +112,7 @@ def add_session(
             default_root_dir=folder,
         )
         trainer.fit(one, datamodule)
-        one.load_state_dict(load_checkpoint(best.best_model_path)["state_dict"])
+        load_weights(one, best.best_model_path)
     return append_session(model, one)
 
 
@@ -129,19 +123,21 @@ def one_session_model(
     trusted: Sequence[str] = (),
     **changes: Any,
 ) -> LFADS:
-    """Return a model of a new session alone, to be trained, in which all that is shared is frozen.
+    """Return an untrained model of a new session alone, whose shared parts are frozen.
 
-    Encoder, decoder and priors are copies of those of a trained model, without gradients: the
-    optimiser, and so weight decay, does not know of them, and their L2 penalty is a constant. The
-    session's own parts are new:
+    Encoder, decoder and priors are copies of those of a trained model and require no gradients:
+    they are not handed to the optimiser, so that weight decay does not change them either, and
+    their L2 penalty is a constant. The session's own parts are new:
 
-    - The read-in is linear, as the other sessions' are. Where these are identities (of models of
-      one session) it is one too, and the new session needs as many channels.
-    - The read-out is linear.
+    - The read-in is linear, like those of the other sessions. Where these are identities (in
+      models of one session) it is an identity too, and the new session needs as many channels.
+    - The read-out is linear, or, where that of session 0 is a multilayer perceptron, one of the
+      same architecture.
     - The reconstruction is a copy of session 0's, or, where it has parameters for each channel
-      (``recon_dim``), a new one like it.
+      (``recon_dim``), a new one with the same arguments.
 
-    ``one.readin[0]`` and so on may be replaced by a module of your own before the training.
+    ``readin[0]``, ``readout[0]`` and ``recon[0]`` of the result may be replaced by modules of the
+    user's before training.
 
     Parameters
     ----------
@@ -150,20 +146,23 @@ def one_session_model(
     data_file
         The file of the new session.
     pcr_init
-        Start linear read-ins and read-outs from ``readin_weight`` and ``readout_bias`` where the
-        file has them (:mod:`lfads_torch.data.alignment`), rather than at random; see
+        Initialise linear read-ins and read-outs from ``readin_weight`` and ``readout_bias`` where
+        the file has them (:mod:`lfads_torch.data.alignment`), rather than at random; see
         :class:`~lfads_torch.modules.readin_readout.MultisessionReadin`.
     trusted
-        Of :meth:`lfads_torch.model.LFADS.load_from_checkpoint`.
+        See :meth:`lfads_torch.model.LFADS.load_from_checkpoint`.
     **changes
-        Hyperparameters that say how to train (``lr_init``, ``dropout_rate``, ``kl_ic_scale``, …),
-        or ``train_aug_stack``. By default they are those of the trained model, except that the
-        ramps of the penalties are over from the start: they are for untrained dynamics.
+        Hyperparameters that concern training alone (``lr_init``, ``dropout_rate``,
+        ``kl_ic_scale``, …), or ``train_aug_stack``. By default they are those of the trained
+        model, except that the ramps of the penalties have ended from the start, since these are
+        meant for untrained dynamics.
 
     Raises
     ------
-    ValueError
-        If the session's trials do not fit the model, or a change is not one of how to train.
+    MissingFileError
+        If the file or the checkpoint does not exist.
+    UserError
+        If the session's trials do not fit the model, or a change concerns more than training.
     """
     if not isinstance(model, LFADS):
         model = LFADS.load_from_checkpoint(model, trusted=trusted)
@@ -184,26 +183,30 @@ def one_session_model(
     else:
         aligned = pcr_init and shapes.n_components is not None
         readin = MultisessionReadin(pattern, hps.encod_data_dim, aligned, requires_grad=True)[0]
-    readout = MultisessionReadout(pattern, hps.fac_dim, aligned, recon_params=recon.n_params)[0]
-    one = _with_sessions(model, [readin], [readout], [recon], {**_RAMPS_OVER, **changes})
+    readout: nn.Module
+    if isinstance(model.readout[0], MLPReadout):
+        readout = model.readout[0].with_outputs(shapes.n_recon_channels * recon.n_params)
+    else:
+        readout = MultisessionReadout(pattern, hps.fac_dim, aligned, recon_params=recon.n_params)[0]
+    one = _with_sessions(model, [readin], [readout], [recon], {**_ENDED_RAMPS, **changes})
     for name in _SHARED:
         getattr(one, name).requires_grad_(False)
     return one
 
 
 def append_session(model: LFADS, one: LFADS) -> LFADS:
-    """Return a model with the sessions of ``model`` and, behind them, those of ``one``.
+    """Return a model with the sessions of ``model``, followed by those of ``one``.
 
     Parameters
     ----------
     model
         The trained model; it is copied.
     one
-        What became of :func:`one_session_model` in training.
+        The model of :func:`one_session_model` after training.
 
     Raises
     ------
-    ValueError
+    UserError
         If the two do not share their encoder, decoder and priors.
     """
     for name in _SHARED:
@@ -223,7 +226,8 @@ def append_session(model: LFADS, one: LFADS) -> LFADS:
 def save_model(model: LFADS, path: str | Path) -> Path:
     """Write a checkpoint from which ``LFADS.load_from_checkpoint`` rebuilds a model.
 
-    It holds the weights and how to make the model, but no state of a training to go on with.
+    It holds the weights and the description of the model, but no state of the optimiser, so that
+    no training can be continued from it.
     """
     checkpoint = {
         "epoch": 0,
@@ -239,105 +243,8 @@ def save_model(model: LFADS, path: str | Path) -> Path:
     return path
 
 
-def run_new_session(
-    trained_run: str | Path,
-    data_file: str | Path,
-    overrides: Mapping[str, Any] | Sequence[str] = (),
-    run_dir: str | Path | None = None,
-    checkpoint: str | Path | None = None,
-    pcr_init: bool = True,
-    overwrite: bool = False,
-    script: str | Path | None = None,
-    trusted: Sequence[str] = (),
-) -> Path:
-    """Add a session to the model of a run, in a folder of its own.
-
-    The folder is like that of :func:`lfads_torch.running.run_folder.run_single`: configuration, logs and
-    checkpoints are those of :func:`one_session_model` in training. ``model.ckpt`` is the model
-    with all sessions, and ``lfads_output_sess{S}.h5`` what it infers about the new one.
-
-    Parameters
-    ----------
-    trained_run
-        The folder of the run. Its trainer, callbacks, loggers and data module are used.
-    data_file
-        The file of the new session.
-    overrides
-        Of the run's configuration, and of what :func:`one_session_model` lets change
-        (``model.lr_init=1e-3``).
-    run_dir, overwrite, script
-        See :func:`lfads_torch.running.run_folder.run_single`.
-    checkpoint
-        The weights; by default the best ones, see :func:`lfads_torch.running.inference.checkpoint_of`.
-    pcr_init, trusted
-        See :func:`one_session_model`.
-
-    Returns
-    -------
-    Path
-        The new folder.
-
-    Raises
-    ------
-    FileExistsError
-        If the new folder exists and is not empty.
-    FileNotFoundError, ValueError
-        If the run, the data or the overrides are not usable; then no folder is made.
-    """
-    weights = checkpoint_of(trained_run) if checkpoint is None else Path(checkpoint)
-    model = LFADS.load_from_checkpoint(weights, trusted=trusted)
-    one = one_session_model(model, data_file, pcr_init)
-    arguments = {
-        "_target_": f"{__name__}.{one_session_model.__name__}",
-        "model": str(weights.absolute()),
-        "data_file": str(Path(data_file).absolute()),
-        "pcr_init": pcr_init,
-        "trusted": list(trusted),
-        **one.hparams,
-        "train_aug_stack": describe(one.train_aug_stack),
-    }
-    session = len(model.readin)
-    config = _configure(Path(trained_run), arguments, session, overrides)
-    build(config)  # a mistake in the overrides is reported before there is a folder
-    run_dir = make_run_dir(config, run_dir, overwrite, script)
-    with working_in(run_dir):
-        run = build(config)
-        start = time.monotonic()
-        fit(config, run)
-        run.model = append_session(model, run.model)
-        run.best_checkpoint = save_model(run.model, Path(MODEL).absolute())
-        summary = training_summary(run, time.monotonic() - start) | {"session": session}
-        write_summary(run_dir, summary)
-        sample(config, run)
-        summary["scores"] = [validation_scores(run.model, run.output_files[0], session)]
-        write_summary(run_dir, summary)
-        pictures = plot_run(run_dir)
-    files = [*run.output_files, *run.continuous_files]
-    report(run_dir, summary, [run.best_checkpoint, *files, *pictures])
-    return run_dir
-
-
-def _configure(
-    trained_run: Path,
-    arguments: Mapping[str, Any],
-    session: int,
-    overrides: Mapping[str, Any] | Sequence[str],
-) -> DictConfig:
-    """Return a run's configuration with another model, another file and overrides."""
-    config: Any = OmegaConf.load(trained_run / CONFIG)
-    config.model = dict(arguments)
-    config.datamodule.datafile_pattern = arguments["data_file"]
-    config.posterior_sampling.fn.sessions = [session]
-    for callback in (config.get("callbacks") or {}).values():
-        if "burn_in_period" in callback:
-            callback.burn_in_period = 0  # that of the ramps
-    with tempfile.TemporaryDirectory() as folder:
-        OmegaConf.save(config, Path(folder, CONFIG))
-        return compose(Path(folder, CONFIG), overrides)
-
-
 def _fitting_shapes(model: LFADS, data_file: str | Path) -> SessionShapes:
-    """Return the sizes of a session, or raise an error if its trials do not fit the model."""
+    """Return the sizes of a session, or raise a UserError if its trials do not fit the model."""
     if not Path(data_file).is_file():
         raise MissingFileError(f"There is no data file {data_file} (looked from {Path.cwd()}).")
     shapes, hps = session_shapes(data_file), model.hparams
@@ -365,6 +272,7 @@ def _fitting_shapes(model: LFADS, data_file: str | Path) -> SessionShapes:
 
 
 def _reads_as_is(model: LFADS) -> bool:
+    """Tell whether the sessions' channels go into the encoder without a read-in."""
     return all(isinstance(readin, nn.Identity) for readin in model.readin)
 
 
@@ -375,11 +283,13 @@ def _with_sessions(
     recon: Iterable[Reconstruction],
     changes: Mapping[str, Any],
 ) -> LFADS:
-    """Make a model with what sessions of another one share, and with these sessions."""
+    """Return a copy of a model's shared parts with other sessions and changed hyperparameters."""
     names = ("ic_prior", "co_prior", "train_aug_stack", "infer_aug_stack")
     shared = {name: copy.deepcopy(getattr(model, name)) for name in names}
     sessions = {"readin": readin, "readout": readout, "reconstruction": recon}
-    made = type(model)(**{**model.hparams, **shared, **changes, **sessions})
-    made.encoder.load_state_dict(model.encoder.state_dict())
-    made.decoder.load_state_dict(model.decoder.state_dict())
+    parts = {name: copy.deepcopy(model._part(name)) for name in ("encoder", "decoder")}
+    made = type(model)(**{**model.hparams, **shared, **parts, **changes, **sessions})
+    # Copies of the modules, not of their weights: a module that was put in by hand stays in.
+    made.encoder = copy.deepcopy(model.encoder)
+    made.decoder = copy.deepcopy(model.decoder)
     return made.to(model.device).train()

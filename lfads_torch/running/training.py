@@ -1,9 +1,8 @@
-"""A configuration becomes a trained model: compose → build → fit → sample."""
+"""A configuration becomes a trained model: build → train → restore the best weights → sample."""
 
 import contextlib
-import csv
 import functools
-import logging
+import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,28 +15,36 @@ from hydra.errors import InstantiationException
 from hydra.utils import call, instantiate
 from omegaconf import DictConfig
 from pytorch_lightning.callbacks import ModelCheckpoint
-from pytorch_lightning.loggers import CSVLogger, Logger
+from pytorch_lightning.loggers import Logger
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from lfads_torch.checkpoints import load_checkpoint
+from lfads_torch.checkpoints import load_weights
 from lfads_torch.data.windows.merge import is_chopped, merge_file
-from lfads_torch.errors import MissingFileError, UserError
+from lfads_torch.datamodules import BasicDataModule
+from lfads_torch.errors import UserError
 from lfads_torch.model import LFADS
-from lfads_torch.running.callbacks import EpochSeed, LastCheckpoint
+from lfads_torch.running.callbacks import EpochSeed, LastCheckpoint, MovedCheckpoints
 from lfads_torch.running.compose import compose
-
-log = logging.getLogger(__name__)
+from lfads_torch.running.loggers import make_loggers
+from lfads_torch.running.run_folder import checkpoint_in_folder
 
 
 @dataclass
 class Run:
-    """What a run has in memory, and the files it left."""
+    """A run in memory, and the files that it has written."""
 
     model: LFADS
+    """The model; after training with its best weights, if the configuration asks for them."""
     datamodule: pl.LightningDataModule
+    """The data."""
     trainer: pl.Trainer | None = None
+    """The trainer; None before training."""
     best_checkpoint: Path | None = None
+    """The checkpoint whose weights were restored after training."""
     output_files: list[Path] = field(default_factory=list)
+    """What posterior sampling wrote, one file a session."""
     continuous_files: list[Path] = field(default_factory=list)
+    """Outputs of chopped recordings, merged to continuous ones."""
 
 
 def run_model(
@@ -47,82 +54,75 @@ def run_model(
     do_train: bool = True,
     do_posterior_sample: bool = True,
 ) -> Run:
-    """Train a model and sample its posteriors, in the current folder.
+    """Train a model and sample its posteriors; relative output paths are in the current folder.
 
     Parameters
     ----------
     overrides
-        Of the configuration: a nested or dotted dictionary, or Hydra's ``key=value`` strings.
+        Changes of the configuration: a nested or dotted dictionary, or Hydra's ``key=value``
+        strings.
     checkpoint_dir
-        A checkpoint to start from: a file, or a folder that holds one.
+        A checkpoint to start from: a file, or a folder that holds exactly one.
     config_path
         The primary configuration: absolute, relative to the current folder, or relative to this
-        package; see :func:`lfads_torch.running.compose.compose`.
+        package; see :func:`lfads_torch.running.compose.find_config`.
     do_train
         Train, continuing from the checkpoint if there is one.
     do_posterior_sample
-        Sample the posteriors, of the best model if the configuration says so.
+        Sample the posteriors, with the best weights if the configuration asks for them.
 
     Returns
     -------
     Run
-        The model with its best weights, and the files.
+        The model, the data, the trainer and the files.
 
     Raises
     ------
-    FileNotFoundError, ValueError
-        If the configuration, the data or the checkpoint are not usable.
+    UserError
+        If the configuration, the data or the checkpoint are missing or not usable.
     """
     config = compose(config_path, overrides)
-    checkpoint = None if checkpoint_dir is None else find_checkpoint(checkpoint_dir)
+    checkpoint = None if checkpoint_dir is None else checkpoint_in_folder(checkpoint_dir)
     run = build(config)
     if do_train:
         fit(config, run, checkpoint)
     elif checkpoint is not None:
-        run.model.load_state_dict(load_checkpoint(checkpoint)["state_dict"])
+        load_weights(run.model, checkpoint)
     if do_posterior_sample:
         sample(config, run)
     return run
 
 
-def find_checkpoint(path: str | Path) -> Path:
-    """Return a checkpoint file, given itself or a folder that holds no other.
+def prepare(config: DictConfig) -> Run:
+    """Build the model and read the data, so that mistakes are found before a folder is made.
 
     Raises
     ------
-    FileNotFoundError
-        If there is none.
-    ValueError
-        If the folder holds several: which is meant has to be said.
+    UserError
+        If the model cannot be built or the data cannot be read.
     """
-    path = Path(path).absolute()
-    if path.is_file():
-        return path
-    found = sorted(path.glob("*.ckpt"))
-    if not found:
-        raise MissingFileError(f"checkpoint_dir = {path} is no file and holds no .ckpt file.")
-    if len(found) > 1:
-        raise UserError(
-            f"checkpoint_dir = {path} holds {len(found)} checkpoints: name one of "
-            f"{[file.name for file in found]}."
-        )
-    return found[0]
+    run = build(config)
+    if isinstance(run.datamodule, BasicDataModule):  # it reads the files only once
+        run.datamodule.setup("fit")
+    return run
 
 
 def build(config: DictConfig) -> Run:
-    """Seed, and make the data module and the model with its initial weights."""
-    _quieten()
-    if config.get("seed") is not None:
-        pl.seed_everything(config.seed, workers=True, verbose=False)
-    with _errors_as_they_are():
-        return Run(
-            datamodule=instantiate(config.datamodule, _convert_="all"),
-            model=instantiate(config.model, _convert_="all"),
-        )
+    """Seed the random number generators, and make the data module and the untrained model.
+
+    Raises
+    ------
+    UserError
+        If one of them refuses its arguments.
+    """
+    _ignore_irrelevant_warnings()
+    _seed(config)
+    datamodule = _instantiate(config.datamodule, "datamodule")
+    return Run(model=_instantiate(config.model, "model"), datamodule=datamodule)
 
 
 def fit(config: DictConfig, run: Run, checkpoint: Path | None = None) -> None:
-    """Train, continuing from a checkpoint if there is one, and load the best weights."""
+    """Train as :func:`train` does; restore the best weights if the configuration asks for it."""
     train(config, run, checkpoint)
     if config.posterior_sampling.use_best_ckpt:
         _restore_best(run)
@@ -135,38 +135,87 @@ def train(
     callbacks: Sequence[pl.Callback] = (),
     loggers: Sequence[Logger] = (),
 ) -> pl.Trainer:
-    """Train, continuing from a checkpoint if there is one, and return the trainer.
+    """Train, and return the trainer.
 
     Parameters
     ----------
+    config
+        The configuration, whose trainer, callbacks and loggers are made here. Relative paths in it
+        are in the current folder, see :func:`lfads_torch.running.paths.placed_in`.
+    run
+        What :func:`build` returned. The model is trained in place.
+    checkpoint
+        A checkpoint to continue from.
     callbacks, loggers
-        Beside those of the configuration.
+        Further ones, beside those of the configuration.
     """
-    loggers = [*_make_loggers(config, checkpoint), *loggers]
-    nodes = (config.get("callbacks") or {}).values()
-    callbacks = [*(instantiate(node, _convert_="all") for node in nodes), *callbacks]
-    keeping = [c for c in callbacks if isinstance(c, ModelCheckpoint) and c.save_last is True]
-    callbacks.extend(LastCheckpoint(callback) for callback in keeping)
+    loggers = [*make_loggers(config, checkpoint), *loggers]
+    configured = [
+        _instantiate(node, f"callbacks.{name}")
+        for name, node in (config.get("callbacks") or {}).items()
+    ]
+    callbacks = [*configured, *callbacks]
+    saving_last = [c for c in callbacks if isinstance(c, ModelCheckpoint) and c.save_last is True]
+    callbacks.extend(LastCheckpoint(callback) for callback in saving_last)
     if config.get("seed") is not None:
         callbacks.append(EpochSeed(config.seed))
-    trainer = instantiate(config.trainer, callbacks=callbacks, logger=loggers, _convert_="all")
+    if checkpoint is not None:
+        callbacks.append(MovedCheckpoints(checkpoint))
+    trainer: pl.Trainer = _instantiate(
+        config.trainer, "trainer", callbacks=callbacks, logger=loggers
+    )
     run.trainer = trainer
     trainer.fit(run.model, run.datamodule, ckpt_path=checkpoint)
     return trainer
 
 
 def sample(config: DictConfig, run: Run) -> None:
-    """Sample the posteriors as the configuration says, and merge windows of recordings."""
-    # A run that was interrupted draws the same samples as one that was not.
-    if config.get("seed") is not None:
-        pl.seed_everything(config.seed, workers=True, verbose=False)
+    """Sample the posteriors as the configuration asks, and merge windows of recordings.
+
+    The random number generators are seeded first, so that a run that was interrupted draws the
+    samples that it would have drawn without the interruption.
+    """
+    _seed(config)
     run.model.to(_device(config))
     node = config.posterior_sampling.fn
-    with _errors_as_they_are():
+    with _causes_of_user_errors():
         files = call(node, model=run.model, datamodule=run.datamodule, _convert_="all")
-    # Published configurations give the function rather than call it.
-    run.output_files = list((files() if isinstance(files, functools.partial) else files) or [])
+        # Published configurations make the function (_partial_: true) rather than call it.
+        if isinstance(files, functools.partial):
+            files = files()
+    run.output_files = list(files or [])
     run.continuous_files = [merge_file(path) for path in run.output_files if is_chopped(path)]
+
+
+def training_summary(run: Run, seconds: float, run_dir: Path) -> dict[str, Any]:
+    """Return the entries of a run's summary that concern training.
+
+    Parameters
+    ----------
+    run
+        The run after training.
+    seconds
+        How long training took.
+    run_dir
+        The folder of the run. The path of the best checkpoint is relative to it.
+    """
+    checkpoint, trainer = run.best_checkpoint, run.trainer
+    callback = getattr(trainer, "checkpoint_callback", None)
+    score = getattr(callback, "best_model_score", None)
+    best = None if checkpoint is None else os.path.relpath(checkpoint.resolve(), run_dir.resolve())
+    return {
+        "epochs": trainer.current_epoch if trainer else 0,
+        "training_seconds": round(seconds, 1),
+        "best_checkpoint": best,
+        "monitor": getattr(callback, "monitor", None),
+        "best_score": None if score is None else float(score),
+    }
+
+
+def _seed(config: DictConfig) -> None:
+    """Seed the generators of Python, NumPy and PyTorch, if the configuration has a seed."""
+    if config.get("seed") is not None:
+        pl.seed_everything(config.seed, workers=True, verbose=False)
 
 
 def _device(config: DictConfig) -> str:
@@ -179,55 +228,34 @@ def _device(config: DictConfig) -> str:
     return "cpu"
 
 
-@contextlib.contextmanager
-def _errors_as_they_are() -> Iterator[None]:
-    """Say to the user what a class says of its arguments, without Hydra's account of the call."""
+def _instantiate(node: DictConfig, key: str, **arguments: Any) -> Any:
+    """Make the object that a configuration describes.
+
+    Raises
+    ------
+    UserError
+        If its class refuses the arguments, with the reason that the class gives.
+    """
     try:
-        yield
+        with _causes_of_user_errors():
+            return instantiate(node, _convert_="all", **arguments)
     except InstantiationException as error:
-        if isinstance(error.__cause__, ValueError | OSError):
-            raise error.__cause__ from None
+        if isinstance(error.__cause__, ValueError | OSError | MisconfigurationException):
+            raise UserError(
+                f"{key} ({node.get('_target_')}) cannot be made: {error.__cause__}"
+            ) from error
         raise
 
 
-def _make_loggers(config: DictConfig, checkpoint: Path | None) -> list[Logger]:
-    """Make the loggers; one that fails is left out, with a warning, and training goes on."""
-    loggers: list[Logger] = []
-    for name, node in (config.get("logger") or {}).items():
-        try:
-            logger = instantiate(node, _convert_="all")
-            if type(logger) is CSVLogger:
-                _keep_rows(logger, checkpoint)
-            _ = logger.experiment
-        except Exception as error:
-            warnings.warn(
-                f"logger.{name} ({node.get('_target_')}) cannot be used, and training goes on "
-                f"without it: {error}",
-                stacklevel=2,
-            )
-        else:
-            loggers.append(logger)
-    return loggers
-
-
-def _keep_rows(logger: CSVLogger, checkpoint: Path | None) -> None:
-    """Keep the rows of a run that is resumed, up to its checkpoint; Lightning deletes them all."""
-    path = Path(logger.log_dir) / "metrics.csv"
-    if not path.is_file():
-        return
-    with path.open(newline="") as file:
-        reader = csv.DictReader(file)
-        rows, names = list(reader), list(reader.fieldnames or [])
-    step = load_checkpoint(checkpoint)["global_step"] if checkpoint else 0
-    # A kill may have cut the last row short.
-    kept = [row for row in rows if (row.get("step") or "").isdigit() and int(row["step"]) < step]
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*directory .* exists and is not empty.*")
-        writer = logger.experiment
-    if kept:
-        writer.metrics_keys = names
-        writer.metrics = [{key: row[key] or None for key in names} for row in kept]
-        writer.save()
+@contextlib.contextmanager
+def _causes_of_user_errors() -> Iterator[None]:
+    """Raise a UserError of a constructor as it is, without Hydra's description of the call."""
+    try:
+        yield
+    except InstantiationException as error:
+        if isinstance(error.__cause__, UserError):
+            raise error.__cause__ from None
+        raise
 
 
 def _restore_best(run: Run) -> None:
@@ -242,10 +270,10 @@ def _restore_best(run: Run) -> None:
         )
         return
     run.best_checkpoint = path
-    run.model.load_state_dict(load_checkpoint(path)["state_dict"])
+    load_weights(run.model, path)
 
 
-def _quieten() -> None:
+def _ignore_irrelevant_warnings() -> None:
     """Silence advice of Lightning that does not apply to data that are in memory."""
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
     warnings.filterwarnings("ignore", ".*is smaller than the logging interval.*")

@@ -1,4 +1,4 @@
-"""The benchmark of sweeps: what it tests on, and that both searches are given the same."""
+"""The benchmark of sweeps: its test trials, its scores, and that both searches start alike."""
 
 import json
 
@@ -26,7 +26,7 @@ def read(path):
         return {name: file[name][()] for name in file}
 
 
-def test_test_trials_are_of_all_conditions_and_seen_by_no_search(data):
+def test_test_trials_cover_all_conditions_and_are_seen_by_no_search(data):
     arrays = read(data)
     splits = [arrays[f"{split}_inds"] for split in ("train", "valid", "test")]
     assert [len(inds) for inds in splits] == [18, 6, 6]
@@ -38,7 +38,7 @@ def test_test_trials_are_of_all_conditions_and_seen_by_no_search(data):
 
 
 def evaluate(data, run_dir, rates):
-    """Score rates, as those of the best model of a sweep."""
+    """Score rates as if they were those of the best model of a sweep."""
     (run_dir / "best_model").mkdir(parents=True)
     seconds = {"seconds": 9.0, "trial_seconds": 8.0, "trial_train_seconds": 6.0}
     (run_dir / "summary.json").write_text(json.dumps({"best_score": 0.5, **seconds}))
@@ -57,7 +57,7 @@ def test_scores_are_those_of_test_trials(data, tmp_path):
     of_means = evaluate(data, tmp_path / "means", np.broadcast_to(means, truth.shape))
     assert of_means["co_bps"] == pytest.approx(0.0, abs=1e-4)
     assert of_means["r2"] <= 0.0
-    # The held-out neurons alone count for the one, all neurons for the other.
+    # Bits per spike are those of the held-out neurons, R² is that of all neurons.
     mixed = truth.copy()
     mixed[:, :, :4] = means[:4]
     of_mixed = evaluate(data, tmp_path / "mixed", mixed)
@@ -80,7 +80,7 @@ def test_tables():
     assert second.splitlines()[-1] == "| random search | 20 | 16 | 25.0% |"
 
 
-def test_overhead_is_what_slots_spend_outside_of_epochs():
+def test_overhead_is_the_time_outside_of_epochs():
     rows = [{"train_seconds": 8.0}, {"train_seconds": 10.0}]
     assert pbt_lorenz._shares(10.0, rows, slots=2) == ["10.0", "9.0", "10.0%"]
 

@@ -12,7 +12,7 @@ import pytest
 from lfads_torch.data.windows.merge import continuous_path
 from lfads_torch.running.inference import infer
 from lfads_torch.running.new_session import save_model
-from lfads_torch.running.run_folder import run_single
+from lfads_torch.running.start import start_run
 from tests.conftest import TINY_SIZES, tiny_model, write_file
 from tests.data.windows.recording import counts
 
@@ -48,7 +48,7 @@ def test_from_a_recording_to_rates(tmp_path, command):
     assert status == 0
     assert "100 bins in 1 segment(s):" in out
     assert "datamodule.datafile_pattern=data.h5" in out
-    run_dir = run_single(
+    run_dir = start_run(
         ["model=generic", "datamodule=generic", "datamodule.datafile_pattern=data.h5",
          *TINY_SIZES, "posterior_sampling.fn.num_samples=2", "trainer.max_epochs=2",
          "callbacks=[checkpoint]", "logger=[csv]", "+trainer.enable_progress_bar=false"],

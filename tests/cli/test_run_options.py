@@ -1,8 +1,9 @@
-"""The command lines of scripts: which words go where, and what errors become."""
+"""The command lines of scripts: which words go where, and how errors are reported."""
 
 import pytest
 
 from lfads_torch.cli.run_options import parse_run, split_run_dir, start_or_resume
+from lfads_torch.errors import ExistingFileError, UserError
 
 
 def parse(*words):
@@ -45,13 +46,13 @@ def test_what_the_script_says_is_not_applied_to_what_is_resumed():
 @pytest.mark.parametrize(
     ("error", "status", "said"),
     [
-        (ValueError("sweep.mode"), 1, "\nValueError: sweep.mode\n"),
-        (FileExistsError("there"), 1, "\nFileExistsError: there\n"),
+        (UserError("sweep.mode"), 1, "\nUserError: sweep.mode\n"),
+        (ExistingFileError("there"), 1, "\nExistingFileError: there\n"),
         (KeyboardInterrupt("Go on with --resume"), 130, "\nGo on with --resume\n"),
         (KeyboardInterrupt(), 130, "\nInterrupted.\n"),
     ],
 )
-def test_mistakes_are_said_in_one_line(capsys, error, status, said):
+def test_mistakes_are_reported_in_one_line(capsys, error, status, said):
     def fail(*args, **options):
         raise error
 
@@ -59,10 +60,17 @@ def test_mistakes_are_said_in_one_line(capsys, error, status, said):
     assert capsys.readouterr().err == said
 
 
-def test_other_errors_keep_their_traceback():
+@pytest.mark.parametrize("error", [RuntimeError, ValueError, OSError, ImportError])
+def test_other_errors_keep_their_traceback(error):
     def fail(*args, **options):
-        raise RuntimeError("The size of tensor a must match the size of tensor b")
+        raise error("The size of tensor a must match the size of tensor b")
 
-    with pytest.raises(RuntimeError, match="must match"):
+    with pytest.raises(error, match="must match"):
         start_or_resume(parse(), fail, fail, {}, None)
-    assert start_or_resume(parse(), fail, fail, {}, None, mistakes=(RuntimeError,)) == 1
+
+
+def test_without_a_configuration_the_function_takes_its_own():
+    calls = []
+    args = parse_run("What it does.", None, None, False, [])
+    assert start_or_resume(args, lambda *a, **options: calls.append(options), None, {}, None) == 0
+    assert calls == [{"run_dir": None, "config_dir": None, "overwrite": False}]

@@ -1,4 +1,4 @@
-"""A trained model infers from trials that it has not seen, and refuses those that do not fit it."""
+"""A trained model infers from new trials, and refuses those that do not fit it."""
 
 import json
 import runpy
@@ -18,13 +18,14 @@ from lfads_torch.model import LFADS
 from lfads_torch.modules import augmentations as aug
 from lfads_torch.modules.readin_readout import FanInLinear
 from lfads_torch.modules.recons import Gaussian, Poisson
-from lfads_torch.running.inference import checkpoint_of, infer
+from lfads_torch.running.inference import infer
 from lfads_torch.running.new_session import save_model
-from lfads_torch.running.run_folder import run_single
+from lfads_torch.running.run_folder import checkpoint_of_run
 from lfads_torch.running.sampling import run_posterior_sampling
+from lfads_torch.running.start import start_run
 from tests.conftest import TINY_SIZES, tiny_arrays, tiny_model, write_file
 
-SCRIPT = Path(__file__).parents[1] / "scripts" / "infer.py"
+SCRIPT = Path(__file__).parents[2] / "scripts" / "infer.py"
 
 
 def read(path):
@@ -60,7 +61,7 @@ def trained(tmp_path_factory):
     """A run as it is left by its script, and its data."""
     home = tmp_path_factory.mktemp("infer")
     data = write_file(home / "tiny.h5", tiny_arrays())
-    run_dir = run_single(
+    run_dir = start_run(
         ["model=generic", "datamodule=generic", f"datamodule.datafile_pattern={data}", *TINY_SIZES,
          "posterior_sampling.fn.num_samples=3", "trainer.max_epochs=2", "callbacks=[checkpoint]",
          "logger=[csv]", "+trainer.enable_progress_bar=false"],
@@ -116,18 +117,18 @@ def test_script_reports_mistakes(trained, trials, monkeypatch, capsys):
     words = [trained[0], "--data", trials, "--session", "1"]
     monkeypatch.setattr(sys, "argv", ["infer.py", *map(str, words)])
     assert main() == 1
-    assert "ValueError: There is no session 1" in capsys.readouterr().err
+    assert "UserError: There is no session 1" in capsys.readouterr().err
 
 
 def test_which_checkpoint(trained, tmp_path, trials):
     run_dir, _ = trained
     best = json.loads((run_dir / "summary.json").read_text())["best_checkpoint"]
-    assert checkpoint_of(run_dir) == run_dir / best
+    assert checkpoint_of_run(run_dir) == run_dir / best
 
     run_dir = run_of(tmp_path / "run", tiny_model())
-    assert checkpoint_of(run_dir) == run_dir / "lightning_checkpoints" / "last.ckpt"
+    assert checkpoint_of_run(run_dir) == run_dir / "lightning_checkpoints" / "last.ckpt"
     named = save_model(tiny_model(), tmp_path / "named.ckpt")
-    for checkpoint, weights in ((None, checkpoint_of(run_dir)), (named, named)):
+    for checkpoint, weights in ((None, checkpoint_of_run(run_dir)), (named, named)):
         output = read(infer(run_dir, trials, checkpoint=checkpoint, num_samples=1))
         with torch.no_grad():
             encoder = LFADS.load_from_checkpoint(weights).eval().encoder
@@ -136,7 +137,7 @@ def test_which_checkpoint(trained, tmp_path, trials):
 
     (run_dir / "summary.json").write_text('{"best_checkpoint": "gone.ckpt"}')
     with pytest.raises(FileNotFoundError, match=r"gone\.ckpt"):
-        checkpoint_of(run_dir)
+        checkpoint_of_run(run_dir)
     with pytest.raises(FileNotFoundError, match=r"config\.yaml"):
         infer(tmp_path, trials)
     with pytest.raises(FileNotFoundError, match=r"nothing\.h5"):
@@ -238,7 +239,7 @@ def test_trials_that_do_not_fit(changes, message, tmp_path):
     assert not (run_dir / "inferred").exists()
 
 
-def test_channels_behind_several_parameters(tmp_path):
+def test_a_distribution_of_several_parameters(tmp_path):
     model = tiny_model(reconstruction=[Gaussian()], readout=[FanInLinear(3, 10)])
     run_dir = run_of(tmp_path / "run", model)
     output = read(infer(run_dir, write_file(tmp_path / "data.h5", changed()), num_samples=2))

@@ -1,4 +1,4 @@
-"""A session joins a trained model, of which nothing else changes, not by a bit."""
+"""A session is added to a trained model, of which nothing else changes, bit by bit."""
 
 import json
 import runpy
@@ -20,19 +20,21 @@ from lfads_torch.model import LFADS, PARTS
 from lfads_torch.modules.augmentations import AugmentationStack, CoordinatedDropout
 from lfads_torch.modules.readin_readout import FanInLinear
 from lfads_torch.modules.recons import Poisson, Reconstruction, ZeroInflatedGamma
-from lfads_torch.running.inference import checkpoint_of, infer
+from lfads_torch.running.inference import infer
 from lfads_torch.running.new_session import (
     add_session,
     append_session,
     one_session_model,
-    run_new_session,
     save_model,
 )
-from lfads_torch.running.run_folder import resume_single, run_single
+from lfads_torch.running.new_session_run import run_new_session
+from lfads_torch.running.resume import resume_run
+from lfads_torch.running.run_folder import checkpoint_of_run
 from lfads_torch.running.sampling import run_posterior_sampling
+from lfads_torch.running.start import start_run
 from tests.conftest import tiny_arrays, tiny_model, write_file
 
-SCRIPT = Path(__file__).parents[1] / "scripts" / "add_session.py"
+SCRIPT = Path(__file__).parents[2] / "scripts" / "add_session.py"
 OWN = ("readin.", "readout.", "recon.")
 
 # ------------------------------------------------------------ three days of the same dynamics
@@ -63,7 +65,7 @@ def trained(tmp_path_factory):
         write_file(home / f"{name}.h5", day(n_channels, n_channels))
     sizes = {"ic_enc_dim": 12, "ci_enc_dim": 0, "con_dim": 0, "co_dim": 0, "ic_dim": 8,
              "gen_dim": 16, "fac_dim": 3}  # fmt: skip
-    run_dir = run_single(
+    run_dir = start_run(
         ["model=multisession", "datamodule=generic",
          f"datamodule.datafile_pattern={home}/day?.h5", "datamodule.batch_size=40",
          *(f"model.{name}={size}" for name, size in sizes.items()),
@@ -81,7 +83,7 @@ def trained(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def model(trained):
-    return LFADS.load_from_checkpoint(checkpoint_of(trained[1]))
+    return LFADS.load_from_checkpoint(checkpoint_of_run(trained[1]))
 
 
 @pytest.fixture(scope="module")
@@ -268,7 +270,7 @@ def test_aligned_start(tmp_path):
 
 
 def test_models_without_read_ins(tmp_path):
-    """Of a single session; another one must have the same number of channels."""
+    """Models of a single session: another one must have the same number of channels."""
     model = tiny_model()
     arrays = tiny_arrays(seed=1)
     arrays |= {"readin_weight": np.ones((4, 2)), "readout_bias": np.ones(4)}  # are not for it
@@ -438,7 +440,7 @@ def new_run(trained):
     return home / "new_run", done.stdout
 
 
-def test_run_leaves_everything_behind_and_says_where(new_run, trained):
+def test_a_run_leaves_its_files_and_prints_their_paths(new_run, trained):
     folder, said = new_run
     names = ["config.yaml", "summary.json", "model.ckpt", "csv_logs/metrics.csv",
              "lightning_checkpoints/last.ckpt", "lfads_output_sess2.h5", "plots/losses.png",
@@ -506,7 +508,7 @@ def test_run_is_not_overwritten_or_resumed(new_run, trained, monkeypatch, capsys
         assert main() == 1
         assert message in capsys.readouterr().err
     with pytest.raises(ValueError, match=r"add_session\.py"):
-        resume_single(new_run[0])
+        resume_run(new_run[0])
     assert sorted(home.rglob("*")) == before
 
 
@@ -515,7 +517,7 @@ def test_a_session_after_the_session(new_run, trained, tmp_path):
     file = write_file(tmp_path / "next[1].h5", day(5, 5, n_train=20, n_valid=10))
     overrides = {"trainer.max_epochs": 1, "callbacks": {"checkpoint": {"save_last": False}}}
     folder = run_new_session(new_run[0], file, overrides, tmp_path / "run")
-    larger = LFADS.load_from_checkpoint(checkpoint_of(folder))
+    larger = LFADS.load_from_checkpoint(checkpoint_of_run(folder))
     before = LFADS.load_from_checkpoint(new_run[0] / "model.ckpt")
     assert_same_weights(larger.state_dict(), before.state_dict())
     assert larger.readin[3].in_features == 5

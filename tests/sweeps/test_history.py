@@ -1,58 +1,25 @@
-"""The history of a sweep: what is written, read back, traced and drawn."""
+"""The history of a sweep: what is written, read and traced back."""
 
 import json
 import math
 
-import matplotlib.image
 import numpy as np
 import pytest
 
+from lfads_torch.sweeps.figures import plot_pbt_hps
 from lfads_torch.sweeps.history import (
     append_history,
     lineage,
-    plot_pbt_hps,
     read_history,
     read_pbt_fitlog,
     read_pbt_hps,
 )
-
-EVERY = 5
-# Of each generation: {trial: (score, learning rate, trial that it follows since the last one)}
-GENERATIONS = [
-    {"a": (4.0, 1e-3, None), "b": (3.0, 2e-3, None), "c": (5.0, 3e-2, None)},
-    {"a": (2.5, 2.2e-3, "b"), "b": (2.9, 2e-3, None), "c": (float("inf"), 3e-2, None)},
-    {"a": (2.0, 2.2e-3, None), "b": (2.1, 2.3e-3, "a"), "c": (1.5, 2.4e-3, "a")},
-]
-
-
-def write_sweep(folder, generations=GENERATIONS):
-    """Write a sweep of three trials; the best of the last generation is c, from a, from b."""
-    since = {}
-    for g, trials in enumerate(generations, 1):
-        for trial, (score, lr, parent) in trials.items():
-            if parent:
-                since[trial] = {"cloned_from": parent, "cloned_at": (g - 1) * EVERY}
-            row = {
-                "trial": trial,
-                "epoch": g * EVERY,
-                "score": score,
-                "config": {"seed": 3, "model.lr_init": lr, "model.dropout_rate": 0.1},
-                **since.get(trial, {"cloned_from": None, "cloned_at": None}),
-                "history": [
-                    {"epoch": float(e), "valid/recon_smth": score + e, "train/loss": 10.0 * e}
-                    for e in range((g - 1) * EVERY, g * EVERY)
-                ],
-            }
-            append_history(folder, row)
-    return folder
+from tests.sweeps.conftest import GENERATIONS, write_sweep
 
 
 @pytest.fixture
 def sweep(tmp_path):
     return write_sweep(tmp_path)
-
-
-# ------------------------------------------------------------------ reading
 
 
 def test_history_is_read_by_trial_and_epoch(sweep):
@@ -66,7 +33,7 @@ def test_history_is_read_by_trial_and_epoch(sweep):
     assert read_history(sweep / "elsewhere") == []
 
 
-def test_a_generation_that_is_repeated_counts_as_it_was_repeated(sweep):
+def test_the_repetition_of_a_generation_counts(sweep):
     again = {**read_history(sweep)[0], "score": 3.5}
     append_history(sweep, again)
     rows = read_history(sweep)
@@ -74,8 +41,8 @@ def test_a_generation_that_is_repeated_counts_as_it_was_repeated(sweep):
     assert rows[0]["score"] == 3.5
 
 
-def test_a_line_that_was_cut_short_is_left_out(sweep):
-    """And the next line is not lost with it."""
+def test_an_incomplete_line_is_left_out(sweep):
+    """The line that is appended next is complete."""
     path = sweep / "history.jsonl"
     lines = path.read_text().splitlines()
     path.write_text("\n".join(lines)[:-7])
@@ -149,14 +116,11 @@ def test_published_folders_are_read(tmp_path):
     assert (tmp_path / "pbt_hps.png").is_file()
 
 
-# ------------------------------------------------------------------ lineage
-
-
 def steps(table):
     return list(zip(table["trial"], table["epoch"], strict=True))
 
 
-def test_lineage_goes_back_through_the_trials_that_were_followed(sweep):
+def test_lineage_contains_the_trials_whose_checkpoints_were_taken_over(sweep):
     hps = read_pbt_hps(sweep)
     assert steps(lineage(hps)) == [("b", 5), ("a", 10), ("c", 15)]
     assert steps(lineage(hps, "c")) == steps(lineage(hps))
@@ -165,7 +129,7 @@ def test_lineage_goes_back_through_the_trials_that_were_followed(sweep):
 
 
 def test_lineage_of_the_best_last_score(tmp_path):
-    """Neither of a better score in the past, nor of a trial that has diverged."""
+    """A better score in the past does not count, nor does a trial that has diverged."""
     generations = [
         {"a": (1.0, 1e-3, None), "b": (9.0, 1e-3, None), "c": (8.0, 1e-3, None)},
         {"a": (5.0, 1e-3, None), "b": (4.0, 1e-3, None), "c": (float("nan"), 1e-3, None)},
@@ -175,7 +139,7 @@ def test_lineage_of_the_best_last_score(tmp_path):
 
 
 def test_lineage_of_the_best_model_where_higher_is_better(sweep):
-    """Not of the one that diverged, whose score is then minus infinity."""
+    """A trial that has diverged, whose score is then minus infinity, is not the best."""
     (sweep / "config.yaml").write_text("sweep: {mode: max}\n")
     last = {"trial": "c", "epoch": 20, "score": -math.inf, "config": {}, "history": []}
     append_history(sweep, last)
@@ -183,7 +147,7 @@ def test_lineage_of_the_best_model_where_higher_is_better(sweep):
 
 
 def test_lineage_of_the_model_that_was_kept(sweep):
-    """A random search keeps the best epoch of a trial, which the last score does not tell."""
+    """It is read from the summary, since a random search keeps the best epoch of a trial."""
     (sweep / "summary.json").write_text('{"best_trial": "a"}')
     assert steps(lineage(read_pbt_hps(sweep))) == [("b", 5), ("a", 10), ("a", 15)]
 
@@ -191,65 +155,3 @@ def test_lineage_of_the_model_that_was_kept(sweep):
 def test_lineage_without_tournaments(tmp_path):
     hps = read_pbt_hps(write_sweep(tmp_path, GENERATIONS[:1]))
     assert steps(lineage(hps)) == [("b", 5)]
-
-
-# ------------------------------------------------------------------ picture
-
-
-def titles(figure):
-    return [axes.get_title() for axes in figure.axes]
-
-
-def test_draws_score_and_what_varies(sweep):
-    figure = plot_pbt_hps(sweep, save_dir=sweep / "plots")
-    assert titles(figure) == ["score", "model.lr_init"]
-    assert matplotlib.image.imread(sweep / "plots" / "pbt_hps.png").std() > 0
-    score, lr = figure.axes
-    # Three trials, and the lineage of the best on top.
-    assert len(score.lines) == len(lr.lines) == 4
-    np.testing.assert_array_equal(score.lines[-1].get_xdata(), [5, 10, 15])
-    np.testing.assert_array_equal(score.lines[-1].get_ydata(), [3.0, 2.5, 1.5])
-    # A value holds for the generation before its score.
-    np.testing.assert_array_equal(lr.lines[-1].get_xdata(), [0, 5, 10, 15])
-    np.testing.assert_array_equal(lr.lines[-1].get_ydata(), [2e-3, 2.2e-3, 2.4e-3, 2.4e-3])
-    assert lr.lines[-1].get_drawstyle() == "steps-post"
-    assert (lr.get_yscale(), score.get_yscale()) == ("log", "linear")
-    assert score.get_legend().texts[0].get_text() == "lineage of the best model"
-    assert score.lines[-1].get_color() != score.lines[0].get_color()
-
-
-def test_draws_what_is_asked_for(sweep):
-    assert titles(plot_pbt_hps(sweep, "model.dropout_rate")) == ["model.dropout_rate"]
-    names = ["model.lr_init", "score"]
-    assert titles(plot_pbt_hps(sweep, plot_field=names)) == ["model.lr_init", "score"]
-    assert not list(sweep.glob("**/*.png"))
-
-
-def test_says_what_could_be_drawn(sweep):
-    with pytest.raises(ValueError, match=r"no numbers called \['lr'\], but .*'model.lr_init'"):
-        plot_pbt_hps(sweep, "lr")
-    with pytest.raises(ValueError, match=r"no numbers called \['trial'\]"):
-        plot_pbt_hps(sweep, ["score", "trial"])
-
-
-def test_draws_a_single_generation(tmp_path):
-    assert len(plot_pbt_hps(write_sweep(tmp_path, GENERATIONS[:1])).axes) == 2
-
-
-def test_draws_hyperparameters_that_are_choices(tmp_path):
-    """Names cannot be drawn against epochs, numbers among choices can."""
-    for trial, size, kind in (("a", 64, "x"), ("b", 128, "y")):
-        config = {"model.gen_dim": size, "model.kind": kind}
-        append_history(
-            tmp_path,
-            {"trial": trial, "epoch": 5, "score": 1.0, "config": config, "history": []},
-        )
-    assert titles(plot_pbt_hps(tmp_path)) == ["score", "model.gen_dim"]
-
-
-def test_an_earlier_picture_is_replaced(sweep):
-    plot_pbt_hps(sweep, "score", save_dir=sweep)
-    before = (sweep / "pbt_hps.png").read_bytes()
-    plot_pbt_hps(sweep, save_dir=sweep)
-    assert (sweep / "pbt_hps.png").read_bytes() != before
-    assert [path.name for path in sweep.glob("*.png")] == ["pbt_hps.png"]

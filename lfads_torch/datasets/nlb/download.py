@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lfads_torch.datasets.nlb.registry import DANDI
+from lfads_torch.data.catalogue import DANDI
 from lfads_torch.errors import ExistingFileError, FileAccessError, MissingPackageError, UserError
 
 

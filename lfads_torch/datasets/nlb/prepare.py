@@ -16,10 +16,10 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from lfads_torch.data.catalogue import DANDI
 from lfads_torch.datasets.nlb.compatibility import patched_nlb_tools
 from lfads_torch.datasets.nlb.registry import (
     BIN_WIDTHS,
-    DANDI,
     PHASES,
     file_name,
     import_nlb_tools,

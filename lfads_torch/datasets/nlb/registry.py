@@ -8,17 +8,6 @@ from typing import Any
 
 from lfads_torch.errors import MissingPackageError
 
-DANDI = {
-    "mc_maze": "000128",
-    "mc_maze_large": "000138",
-    "mc_maze_medium": "000139",
-    "mc_maze_small": "000140",
-    "mc_rtt": "000129",
-    "area2_bump": "000127",
-    "dmfc_rsg": "000130",
-}
-"""The number of each recording in the DANDI archive (https://dandiarchive.org)."""
-
 PHASES = ("val", "test")
 """The phases of the benchmark: ``val`` can be scored by anyone, ``test`` by its server only."""
 

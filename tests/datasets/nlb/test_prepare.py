@@ -20,7 +20,7 @@ from lfads_torch.datamodules import BasicDataModule
 from lfads_torch.datasets.nlb import compatibility
 from lfads_torch.datasets.nlb.prepare import find_nwb, prepare_nlb
 from lfads_torch.errors import FileAccessError
-from lfads_torch.running.run_folder import run_single
+from lfads_torch.running.start import start_run
 from tests.conftest import TINY_SIZES
 from tests.datasets.nlb.nwb import N_HELDIN, N_HELDOUT, write_nwb
 
@@ -256,7 +256,7 @@ def test_targets_are_those_of_nlb_tools(prepared, dataset):
 def test_from_nwb_to_submission(prepared, tmp_path):
     """A run on a prepared file: scores while training, and a submission of test trials."""
     _, files = prepared("mc_maze", 20)
-    run_dir = run_single(
+    run_dir = start_run(
         [
             "model=generic", "datamodule=mc_maze", f"datamodule.datafile_pattern={files['test']}",
             *TINY_SIZES, "trainer.max_epochs=2", "+callbacks=nlb", "logger=[csv]",

@@ -1,0 +1,50 @@
+"""The command of ``scripts/run_multi.py``: a random search, started or resumed."""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from lfads_torch.cli.run_options import parse_run, start_or_resume
+
+
+def main(
+    description: str | None,
+    script: str | Path,
+    config_path: str | Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    space: Mapping[str, Any] | None = None,
+    run_dir: str | Path | None = None,
+    config_dir: str | Path | None = None,
+    overwrite: bool = False,
+    words: Sequence[str] | None = None,
+) -> int:
+    """Parse the command line, search, and return the exit status.
+
+    Parameters
+    ----------
+    description
+        The text of ``--help``.
+    script
+        The file that is copied into the folder of the sweep.
+    config_path, overrides, space, run_dir, config_dir, overwrite
+        The options that the script sets, see :func:`lfads_torch.sweeps.search.run_sweep`; the
+        command line overrides them. By default the packaged ``multi.yaml`` is used.
+    words
+        The words of the command line; by default those that the script was called with.
+    """
+    args = parse_run(description, config_path, config_dir, overwrite, words)
+
+    # Imported here since it takes seconds, for which --help would wait.
+    from lfads_torch.running.compose import packaged_configs
+    from lfads_torch.sweeps.search import resume_sweep, run_sweep
+
+    return start_or_resume(
+        args,
+        partial(run_sweep, config_path=packaged_configs() / "multi.yaml"),
+        resume_sweep,
+        overrides or {},
+        run_dir,
+        space=space,
+        script=script,
+    )

@@ -1,0 +1,48 @@
+"""The command of ``scripts/run_pbt.py``: AutoLFADS, started or resumed."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lfads_torch.cli.run_options import parse_run, start_or_resume
+
+
+def main(
+    description: str | None,
+    script: str | Path,
+    config_path: str | Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    space: Mapping[str, Any] | None = None,
+    run_dir: str | Path | None = None,
+    config_dir: str | Path | None = None,
+    overwrite: bool = False,
+    words: Sequence[str] | None = None,
+) -> int:
+    """Parse the command line, search, and return the exit status.
+
+    Parameters
+    ----------
+    description
+        The text of ``--help``.
+    script
+        The file that is copied into the folder of the sweep.
+    config_path, overrides, space, run_dir, config_dir, overwrite
+        The options that the script sets, see :func:`lfads_torch.sweeps.search.run_sweep`; the
+        command line overrides them. By default the packaged ``pbt.yaml`` is used.
+    words
+        The words of the command line; by default those that the script was called with.
+    """
+    args = parse_run(description, config_path, config_dir, overwrite, words)
+
+    # Imported here since it takes seconds, for which --help would wait.
+    from lfads_torch.sweeps.search import resume_sweep, run_sweep
+
+    return start_or_resume(
+        args,
+        run_sweep,
+        resume_sweep,
+        overrides or {},
+        run_dir,
+        space=space,
+        script=script,
+    )

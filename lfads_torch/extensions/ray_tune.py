@@ -1,0 +1,9 @@
+"""Names that the saved state of older sweeps refers to.
+
+Ray saves the state of a search with references to functions by their module and name. Those of a
+sweep that an older version began lead here, so that it can be resumed.
+"""
+
+from lfads_torch.sweeps.ray_tune.recorder import trial_name as _trial_name
+
+__all__ = ["_trial_name"]
