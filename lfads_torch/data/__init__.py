@@ -4,6 +4,7 @@
 :mod:`~.schema`           names of arrays in a session file, and checks of their shapes
 :mod:`~.hdf5`             opening, reading and writing HDF5 files
 :mod:`~.sessions`         finding session files, reading their sizes, loading their arrays
+:mod:`~.catalogue`        how to get a data file that is missing
 :mod:`~.splits`           another random division into training and validation trials
 :mod:`~.trials`           tensors, data sets and the order of trials in an epoch
 :mod:`~.conditions`       the condition of each trial

@@ -1,4 +1,4 @@
-"""How to get the data sets that the library knows by the names of their files."""
+"""The data sets that the library knows by the names of their files, and how to get them."""
 
 import fnmatch
 import shlex
@@ -13,7 +13,7 @@ DANDI = {
     "area2_bump": "000127",
     "dmfc_rsg": "000130",
 }
-"""The number of each recording of the Neural Latents Benchmark in the DANDI archive (https://dandiarchive.org)."""
+"""The recordings of the Neural Latents Benchmark, and their numbers in the DANDI archive."""
 
 
 def how_to_get(path: Path) -> str:

@@ -6,6 +6,5 @@
 :mod:`~.multisession`     several sessions of one such network, with different neurons
 :mod:`~.simulation`       the parts that these generators share
 :mod:`~.nlb`              the Neural Latents Benchmark
-:mod:`~.catalogue`        how to get a data file that is missing
 ========================  ==========================================================================
 """

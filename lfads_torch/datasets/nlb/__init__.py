@@ -1,7 +1,7 @@
 """The Neural Latents Benchmark: its recordings, downloading them, and making data files of them.
 
 ========================  ==========================================================================
-:mod:`~.registry`         names and numbers of the recordings
+:mod:`~.registry`         phases, bin widths and file names of the benchmark
 :mod:`~.download`         NWB files from the DANDI archive
 :mod:`~.prepare`          from NWB files to data files
 :mod:`~.compatibility`    ``nlb_tools`` with current versions of pandas

@@ -1,4 +1,4 @@
-"""The recordings of the Neural Latents Benchmark, and ``nlb_tools``, which defines their scores.
+"""The Neural Latents Benchmark: its phases and bin widths, and ``nlb_tools``, which defines it.
 
 The benchmark is described by Pei et al. 2021 (NeurIPS Datasets and Benchmarks).
 """
