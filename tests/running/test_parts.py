@@ -22,7 +22,9 @@ from lfads_torch.modules.recurrent import ClippedGRUCell
 from lfads_torch.modules.transformer import TransformerEncoder
 from lfads_torch.running.compose import compose, packaged_configs
 from lfads_torch.running.inference import infer
-from lfads_torch.running.run_folder import read_summary, resume_single, run_single
+from lfads_torch.running.resume import resume_run
+from lfads_torch.running.run_folder import read_summary
+from lfads_torch.running.start import start_run
 from lfads_torch.running.training import build
 from lfads_torch.tuples import SessionBatch
 from tests.conftest import TINY_SIZES, tiny_arrays, write_file
@@ -293,10 +295,10 @@ class Functions:
     """What the scripts call, in this process, which takes less time."""
 
     def train(self, words, run_dir):
-        run_single(words, run_dir)
+        start_run(words, run_dir)
 
     def resume(self, run_dir, words):
-        resume_single(run_dir, words)
+        resume_run(run_dir, words)
 
     def infer(self, run_dir, data, session):
         infer(run_dir, data, session, num_samples=2)
