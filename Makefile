@@ -19,7 +19,7 @@ PINNED := torch==2.13.0
 unexport PYTHONPATH PYTHONHOME PYTHONSTARTUP VIRTUAL_ENV
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-slow lint format types constraints clean
+.PHONY: help setup run test test-slow lint format types layers constraints clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/\1|\2/' | \
@@ -61,6 +61,9 @@ format: $(STAMP) ## mend style and format
 
 types: $(STAMP) ## check the types
 	$(BIN)/python -m mypy
+
+layers: $(STAMP) ## check which parts of the package may import which (pyproject.toml)
+	$(BIN)/lint-imports
 
 # Needs Python 3.11. Local version labels (torch's +cpu) are cut off, so that any build satisfies them.
 constraints: ## write constraints.txt anew, with the newest versions that setup.py allows

@@ -77,6 +77,7 @@ setup(
             "hypothesis",
             "ruff",
             "mypy",
+            "import-linter",
             "pre-commit",
             # To run the notebooks in the tests.
             "nbclient",

@@ -1,4 +1,4 @@
-"""Does a continuous recording gain from LFADS? Force from merged rates, against smoothed spikes.
+"""Decode force from merged LFADS rates of a continuous recording, and from smoothed spikes.
 
     OMP_NUM_THREADS=1 python benchmarks/continuous.py Day0.mat [--output runs/continuous]
 
@@ -10,9 +10,10 @@ trained on the training blocks, where their penalty, lag and smoothing are chose
 cross-validation, and tested on the validation blocks. Nothing is chosen on these: the model's last
 weights are used, not its best.
 
-Prints tables of R² and of seams, and writes them, as tables.md, with a picture, continuous.png,
-beside the folders of the runs. Words of the form key=value override the configuration of the
-model. What there is already is not made again. docs/continuous.md has the results.
+The benchmark prints tables of R² and of the steps of rates where windows meet. It writes them to
+tables.md, and a picture to continuous.png, in the output folder, which also holds the runs.
+Arguments of the form key=value override the configuration of the model. Runs that exist already are
+used as they are. docs/continuous.md has the results.
 """
 
 import argparse
@@ -27,14 +28,17 @@ from typing import TYPE_CHECKING, Any
 import h5py
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter1d
 from sklearn.linear_model import Ridge
 from sklearn.metrics import r2_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from lfads_torch.analysis.figures import COLOURS, save_figure
-from lfads_torch.data.windows import Chop, chop_file, continuous_path, merge, read_recording
+from lfads_torch.data.recordings import read_recording
+from lfads_torch.data.smoothing import smooth
+from lfads_torch.data.windows.chop import chop_file
+from lfads_torch.data.windows.layout import Chop
+from lfads_torch.data.windows.merge import continuous_path, merge
 from lfads_torch.running.resume import resume_run
 from lfads_torch.running.run_folder import read_summary
 from lfads_torch.running.start import start_run
@@ -43,20 +47,25 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SPIKES, FORCE = "binnedData.spikeratedata", "binnedData.forcedatabin"
-BIN_WIDTH = 0.05  # s
-WIDTHS = (1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0)  # bins, standard deviations of the Gaussian
-LAGS = (0, 2, 4, 6, 8, 10, 12)  # bins by which spikes lead the force
-TAPS = tuple(range(-6, 15, 2))  # such bins, all at once
-ALPHAS = (1e-2, 1.0, 1e2, 1e3, 1e4)  # of the ridge regression, for features of unit variance
+BIN_WIDTH = 0.05
+"""Width of a bin in seconds."""
+WIDTHS = (1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0)
+"""Standard deviations of the Gaussian that smooths spikes, in bins."""
+LAGS = (0, 2, 4, 6, 8, 10, 12)
+"""Bins by which spikes precede the force, one of which a decoder of single bins chooses."""
+TAPS = tuple(range(-6, 15, 2))
+"""Bins by which spikes precede the force, all of which a decoder with a history uses."""
+ALPHAS = (1e-2, 1.0, 1e2, 1e3, 1e4)
+"""Penalties of the ridge regression, for features of unit variance."""
 N_FOLDS = 5
 
 Features = Iterator[tuple[dict[str, float], NDArray[Any]]]
-"""What a decoder may choose, and its features (bins, features) for each choice."""
+"""For each setting that a decoder may choose: the setting and the features (bins, features)."""
 
 
 @dataclass(frozen=True, eq=False)
 class Recording:
-    """A recording and what a model inferred about it, bin by bin.
+    """A recording and the rates that a model inferred, for each bin.
 
     Attributes
     ----------
@@ -67,7 +76,7 @@ class Recording:
     rates
         (bins, channels), inferred spikes per bin, merged.
     train, valid
-        (bins,), which bins are in training and validation blocks.
+        (bins,), whether each bin is in a training or a validation block.
     """
 
     counts: NDArray[Any]
@@ -79,16 +88,16 @@ class Recording:
 
 @dataclass(frozen=True, eq=False)
 class Decoded:
-    """The force that one decoder finds in the validation blocks.
+    """The force that one decoder predicts in the validation blocks.
 
     Attributes
     ----------
     r2
-        Mean of both directions.
+        R², the mean of both directions.
     force
-        (bins of validation blocks, 2).
+        (bins of validation blocks, 2), the predicted force.
     choice
-        What was chosen on the training blocks.
+        The settings that were chosen on the training blocks.
     """
 
     r2: float
@@ -100,7 +109,7 @@ class Decoded:
 
 
 def train(recording: Path, seed: int, args: argparse.Namespace) -> Path:
-    """Chop the recording and train a model, unless that is done; return the folder of the run."""
+    """Chop the recording and train a model, unless both exist; return the folder of the run."""
     data, run_dir = args.output / f"seed{seed}.h5", args.output / f"seed{seed}"
     if not data.exists():
         chop_file(
@@ -127,7 +136,7 @@ def train(recording: Path, seed: int, args: argparse.Namespace) -> Path:
 
 
 def read(recording: Path, run_dir: Path) -> Recording:
-    """Read the recording and what was inferred about it."""
+    """Read the recording and the rates that were inferred about it."""
     with h5py.File(continuous_path(run_dir / "lfads_output_sess0.h5")) as file:
         return Recording(
             counts=read_recording(recording, SPIKES) * BIN_WIDTH,
@@ -142,7 +151,7 @@ def read(recording: Path, run_dir: Path) -> Recording:
 
 
 def _shifted(features: NDArray[Any], lags: Sequence[int]) -> NDArray[Any]:
-    """Return the features of earlier bins, side by side; at the ends those of the first or last."""
+    """Concatenate the features of earlier bins; beyond the ends those of the first or last bin."""
     bins = np.arange(len(features))
     return np.concatenate([features[(bins - lag).clip(0, len(bins) - 1)] for lag in lags], axis=1)
 
@@ -157,7 +166,7 @@ def decode(kind: str, recording: Recording) -> Decoded:
     Parameters
     ----------
     kind
-        Of decoder, one of :data:`DECODERS`.
+        The kind of decoder, one of :data:`DECODERS`.
     recording
         The recording.
     """
@@ -177,7 +186,7 @@ def decode(kind: str, recording: Recording) -> Decoded:
 
 
 def _folds(train: NDArray[Any]) -> list[tuple[NDArray[Any], NDArray[Any]]]:
-    """Split bins into stretches of time; each fold is trained on all others."""
+    """Split bins into stretches of time, each of which is tested by training on all others."""
     parts = np.array_split(train, N_FOLDS)
     return [(np.concatenate(parts[:i] + parts[i + 1 :]), part) for i, part in enumerate(parts)]
 
@@ -185,7 +194,7 @@ def _folds(train: NDArray[Any]) -> list[tuple[NDArray[Any], NDArray[Any]]]:
 def _scores(
     force: NDArray[Any], x: NDArray[Any], train: NDArray[Any], test: NDArray[Any]
 ) -> list[float]:
-    """Return R² for each penalty, from one fit with a copy of the force for each."""
+    """Return R² for each penalty, from one fit to one copy of the force for each penalty."""
     penalties = np.repeat(ALPHAS, force.shape[1])
     decoder = _ridge(penalties).fit(x[train], np.tile(force[train], len(ALPHAS)))
     predicted = np.split(decoder.predict(x[test]), len(ALPHAS), axis=1)
@@ -194,13 +203,13 @@ def _scores(
 
 def _smoothed(recording: Recording) -> Features:
     for width, lag in product(WIDTHS, LAGS):
-        features = gaussian_filter1d(recording.counts, width, axis=0)
+        features = smooth(recording.counts, width, axis=0)
         yield {"width": width, "lag": lag}, _shifted(features, [lag])
 
 
 def _smoothed_taps(recording: Recording) -> Features:
     for width in (1.0, 2.0, 4.0, 6.0):
-        features = gaussian_filter1d(recording.counts, width, axis=0)
+        features = smooth(recording.counts, width, axis=0)
         yield {"width": width}, _shifted(features, TAPS)
 
 
@@ -225,14 +234,14 @@ DECODERS = {
 
 
 def seams(run_dir: Path) -> tuple[float, float]:
-    """Compare the steps of log rates where one window takes over from another with those elsewhere.
+    """Compare the steps of log rates where windows meet with those elsewhere.
 
     Returns
     -------
     tuple of float
-        Mean size of these steps ÷ mean size of all other steps, of windows that are merged, and,
-        for comparison, of windows that are laid end to end: each bin from the one window in which
-        it lies farthest from the ends.
+        Mean size of the steps where windows meet ÷ mean size of all other steps. First for merged
+        windows, then for windows laid end to end, where each bin comes from the one window in
+        which it is farthest from the ends.
     """
     with h5py.File(run_dir / "lfads_output_sess0.h5") as file:
         chop = Chop.read(file)
@@ -258,7 +267,7 @@ def seams(run_dir: Path) -> tuple[float, float]:
 
 
 def blocks_won(recording: Recording, decoded: Mapping[str, Decoded]) -> list[str]:
-    """Count the stretches of validation in which merged rates err less than smoothed spikes do."""
+    """Count the validation blocks in which the error of merged rates is below that of spikes."""
     force = recording.force[recording.valid]
     bins = np.flatnonzero(recording.valid)
     stretches = np.split(np.arange(len(bins)), np.flatnonzero(np.diff(bins) > 1) + 1)
@@ -277,7 +286,7 @@ def tables(
     results: Sequence[Mapping[str, Decoded]],
     steps: Sequence[tuple[float, float]],
 ) -> str:
-    """Write R², blocks won and seams of every seed, and what was chosen, in Markdown."""
+    """Format the results of every seed, and the chosen settings, as tables in Markdown."""
     seeds = [f"seed {seed}" for seed in range(len(results))]
     rows = [["R² of the force", *seeds, "mean", "chosen (seed 0)"]]
     for kind in DECODERS:
@@ -301,7 +310,7 @@ def _markdown(rows: Sequence[Sequence[str]]) -> str:
 
 
 def picture(recording: Recording, decoded: Mapping[str, Decoded], n_bins: int = 300) -> "Figure":
-    """Draw spikes, merged rates and force of the beginning of the first validation block."""
+    """Draw spikes, merged rates and force at the beginning of the first validation block."""
     from matplotlib.figure import Figure
 
     valid = np.flatnonzero(recording.valid)
@@ -330,7 +339,7 @@ def picture(recording: Recording, decoded: Mapping[str, Decoded], n_bins: int = 
     return figure
 
 
-# ------------------------------------------------------------------------------------- the whole
+# ----------------------------------------------------------------------------- the benchmark
 
 
 def options() -> argparse.ArgumentParser:
@@ -345,14 +354,14 @@ def options() -> argparse.ArgumentParser:
         ("window", 40, "bins of a window"),
         ("overlap", 10, "bins that neighbouring windows share"),
         ("epochs", 150, "epochs of training"),
-        ("seeds", 1, "number of seeds, each of other validation blocks and another model"),
+        ("seeds", 1, "number of seeds, each with its own validation blocks and model"),
     ]:
         parser.add_argument(f"--{name}", type=int, default=default, help=f"{text} (%(default)s)")
     return parser
 
 
 def main() -> None:
-    """Run the whole benchmark."""
+    """Train, decode, and write the results."""
     args = options().parse_intermixed_args()
     args.output, file = args.output.absolute(), args.recording.absolute()
     args.output.mkdir(parents=True, exist_ok=True)
@@ -360,7 +369,7 @@ def main() -> None:
     chosen = {**vars(args), **unimportant}
     before = args.output / "options.json"
     if before.exists() and json.loads(before.read_text()) != chosen:
-        sys.exit(f"{args.output} was made with other options: choose another --output.")
+        sys.exit(f"{args.output} has results of other options: choose another --output.")
     before.write_text(json.dumps(chosen, indent=2))
     runs = [train(file, seed, args) for seed in range(args.seeds)]
     recordings = [read(file, run_dir) for run_dir in runs]

@@ -1,4 +1,4 @@
-"""Do the factors of stitched sessions mean the same? Eight sessions of one network, known truth.
+"""Compare the factors of stitched sessions: eight sessions of one network with known latents.
 
     OMP_NUM_THREADS=1 python benchmarks/multisession.py [--output runs/multisession]
 
@@ -6,13 +6,14 @@ After the multi-session experiment of Pandarinath et al. 2018 (Nature Methods 15
 synthetic data: sessions with different neurons of one chaotic network are aligned, and models are
 trained on all sessions together (with read-ins from principal components regression, or random
 ones) and on each session alone. Then a linear decoder of the network's latents is trained on the
-factors of all sessions but one, and tested on the validation trials of that one. Prints the tables
-and writes them, as tables.md, with a picture, multisession.png, beside the folders of the runs.
+factors of all sessions except one, and tested on the validation trials of that one. The benchmark
+prints the tables and writes them to tables.md, and a picture to multisession.png, in the output
+folder, which also holds the runs.
 
 All models are trained for the same number of epochs, and each of their steps has the same number of
-trials of a session, so that all take equally many steps. What there is already is not made again: a
-benchmark that was interrupted goes on. Words of the form key=value override the configuration of
-every model. docs/multisession.md has the results.
+trials of a session, so that all take equally many steps. Runs that exist already are used as they
+are, so that an interrupted benchmark continues. Arguments of the form key=value override the
+configuration of every model. docs/multisession.md has the results.
 """
 
 import argparse
@@ -27,12 +28,12 @@ from typing import TYPE_CHECKING, Any
 import h5py
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter1d
 from sklearn.linear_model import Ridge
 
 from lfads_torch.analysis.figures import COLOURS, save_figure
-from lfads_torch.data.alignment import align_files
-from lfads_torch.datasets.synthetic import multisession_chaotic_rnn, write_sessions
+from lfads_torch.data.alignment.files import align_files
+from lfads_torch.data.smoothing import smooth
+from lfads_torch.datasets.multisession import multisession_chaotic_rnn, write_sessions
 from lfads_torch.running.resume import resume_run
 from lfads_torch.running.run_folder import read_summary
 from lfads_torch.running.start import start_run
@@ -46,21 +47,24 @@ SINGLE = {"one model a session": RANDOM}
 ALIGNED_SINGLE = {"one model a session, PCR read-ins": ALIGNED}
 SMOOTHED = "no model: smoothed spikes, aligned"
 SESSION_FILES = "sess*.h5"
-SMOOTHING_WIDTH = 2.0  # bins, as in the alignment
-LOWEST = -1.0  # R² in the picture
-RIDGE_ALPHA = 1.0  # next to nothing beside thousands of bins
+SMOOTHING_WIDTH = 2.0
+"""Standard deviation of the Gaussian that smooths spikes, in bins, as in the alignment."""
+LOWEST = -1.0
+"""The lowest R² in the picture."""
+RIDGE_ALPHA = 1.0
+"""Penalty of the decoders, which has little effect with thousands of bins."""
 
 
 @dataclass(frozen=True, eq=False)
 class Session:
-    """What a decoder sees of one session, and what it has to find.
+    """The inputs of a decoder for one session, and its targets.
 
     Attributes
     ----------
     train_factors, valid_factors
         (trials, time, factors).
     train_latents, valid_latents
-        (trials, time, latents), the truth.
+        (trials, time, latents), the true latents.
     valid_cond_idx
         (trials,), condition of each trial.
     """
@@ -74,16 +78,16 @@ class Session:
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """What one method gives.
+    """The result of one method.
 
     Attributes
     ----------
     sessions
-        With the factors of the method.
+        The sessions, with the factors of the method.
     rates
-        (sessions,), R² of inferred to true rates of validation trials; None without a model.
+        (sessions,), R² between inferred and true rates of validation trials; None without a model.
     seconds
-        That training took.
+        Duration of the training.
     """
 
     sessions: list[Session]
@@ -95,7 +99,7 @@ class Result:
 
 
 def make_sessions(folder: Path, args: argparse.Namespace) -> list[Path]:
-    """Generate the sessions and align them, unless that is done."""
+    """Generate the sessions and align them, unless they exist."""
     paths = sorted(folder.glob(SESSION_FILES))
     if not paths or not _is_aligned(paths[-1]):
         sizes = {
@@ -118,20 +122,19 @@ def _is_aligned(path: Path) -> bool:
 
 
 def read(path: Path, **others: NDArray[Any]) -> Session:
-    """Read a session from a file of data or of what was inferred, and take the rest as given."""
+    """Read a session from a data file or an output file, except for the arrays that are given."""
     names = [field.name for field in fields(Session) if field.name not in others]
     with h5py.File(path) as file:
         return Session(**{name: file[name][()] for name in names}, **others)
 
 
 def smooth_and_align(path: Path) -> Session:
-    """Put the smoothed spikes of single trials through the aligned read-in of their session."""
+    """Apply the aligned read-in of a session to the smoothed spikes of its trials."""
     with h5py.File(path) as file:
         weight, bias = file["readin_weight"][()], file["readout_bias"][()]
         spikes = {split: file[f"{split}_encod_data"][()] for split in ("train", "valid")}
     factors = {
-        f"{split}_factors": (gaussian_filter1d(data.astype(float), SMOOTHING_WIDTH, axis=1) - bias)
-        @ weight
+        f"{split}_factors": (smooth(data, SMOOTHING_WIDTH) - bias) @ weight
         for split, data in spikes.items()
     }
     return read(path, **factors)
@@ -143,7 +146,7 @@ def smooth_and_align(path: Path) -> Session:
 def train(
     model: str, pattern: Path, n_sessions: int, run_dir: Path, args: argparse.Namespace
 ) -> Result:
-    """Train a packaged model in a folder of its own, unless that is done."""
+    """Train a packaged model in its own folder, unless it exists, and read the result."""
     if not (run_dir / "config.yaml").exists():
         overrides = [
             f"model={model}",
@@ -171,7 +174,7 @@ def train(
 
 
 def run_all(output: Path, args: argparse.Namespace) -> dict[str, Result]:
-    """Make the data, train every model, and return what each method gives."""
+    """Make the data, train every model, and return the result of each method."""
     files = make_sessions(output / "data", args)
     pattern = output / "data" / SESSION_FILES
     results = {
@@ -198,7 +201,7 @@ def decode(training: Sequence[Session], held_out: Session) -> NDArray[Any]:
     Parameters
     ----------
     training
-        The sessions whose training trials a ridge regression from factors to latents sees.
+        The sessions on whose training trials the ridge regression from factors to latents is fit.
     held_out
         The session whose latents are predicted.
 
@@ -225,7 +228,7 @@ def r2(predicted: NDArray[Any], truth: NDArray[Any]) -> float:
 
 
 def decode_all(sessions: Sequence[Session], across: bool) -> list[NDArray[Any]]:
-    """Decode each session by a decoder of all the others (across), or of its own."""
+    """Decode each session by a decoder that was fit to all the others (across), or to itself."""
     return [
         decode([*sessions[:i], *sessions[i + 1 :]] if across else [session], session)
         for i, session in enumerate(sessions)
@@ -269,7 +272,7 @@ def _markdown(rows: Sequence[Sequence[str]]) -> str:
 
 
 def picture(results: Mapping[str, Result], n_conditions: int = 4) -> "Figure":
-    """Draw the scores, and the first two latents as decoders of the other sessions see them."""
+    """Draw the scores, and the first two latents as decoders of the other sessions predict them."""
     from matplotlib.figure import Figure
 
     n_methods = len(results)
@@ -292,7 +295,7 @@ def picture(results: Mapping[str, Result], n_conditions: int = 4) -> "Figure":
     axis.set_yticks(range(len(results)), [name.replace(", ", ",\n") for name in results])
     axis.invert_yaxis()
     axis.axvline(0, color="#999999", linewidth=0.8)
-    axis.set(xlabel="R² of decoded latents, one dot a session", xlim=(LOWEST - 0.1, 1.05))
+    axis.set(xlabel="R² of decoded latents, one dot for each session", xlim=(LOWEST - 0.1, 1.05))
     axis.legend(fontsize=6, loc="lower left", framealpha=0.8, edgecolor="none")
 
     truth = next(iter(results.values())).sessions[0]
@@ -327,7 +330,7 @@ def _limits(
     return list(zip((low - room).tolist(), (high + room).tolist(), strict=True))
 
 
-# ------------------------------------------------------------------------------------- the whole
+# ----------------------------------------------------------------------------- the benchmark
 
 
 def options() -> argparse.ArgumentParser:
@@ -351,22 +354,22 @@ def options() -> argparse.ArgumentParser:
         ("factors", 10, "factors, and components of the alignment"),
         ("epochs", 80, "epochs of training, for all models"),
         ("share", 20, "trials of each session in a training step, for all models"),
-        ("seed", 0, "of the models"),
-        ("data-seed", 0, "of the data"),
+        ("seed", 0, "seed of the models"),
+        ("data-seed", 0, "seed of the data"),
     ]:
         parser.add_argument(f"--{name}", type=int, default=default, help=f"{text} (%(default)s)")
     return parser
 
 
 def main() -> None:
-    """Run the whole benchmark."""
+    """Make the data, train, decode, and write the results."""
     args = options().parse_args()
     output = args.output.absolute()
     output.mkdir(parents=True, exist_ok=True)
     chosen = json.dumps({**vars(args), "output": None, "aligned_single": None}, indent=2)
     before = output / "options.json"
     if before.exists() and before.read_text() != chosen:
-        sys.exit(f"{output} was made with other options (options.json): choose another --output.")
+        sys.exit(f"{output} has results of other options (options.json): choose another --output.")
     before.write_text(chosen)
     start = time.monotonic()
     results = run_all(output, args)

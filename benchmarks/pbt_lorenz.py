@@ -33,7 +33,8 @@ import h5py
 import numpy as np
 import torch
 
-from lfads_torch.datasets.synthetic import lorenz, write_h5
+from lfads_torch.data.hdf5 import write_h5
+from lfads_torch.datasets.lorenz import lorenz
 from lfads_torch.metrics import r2_score, regional_bits_per_spike
 from lfads_torch.running.compose import packaged_configs
 from lfads_torch.running.run_folder import read_summary

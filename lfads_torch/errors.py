@@ -1,7 +1,7 @@
-"""Errors that are the user's to mend, and the hint that an unknown name deserves.
+"""Errors that the user can correct, and a suggestion for a name that is unknown.
 
-Commands print a :class:`UserError` in one line. Any other exception is a fault of this library and
-keeps its traceback.
+Commands print a :class:`UserError` in one line. Any other exception is a fault of this library, or
+of the system, and keeps its traceback.
 """
 
 import difflib
@@ -9,7 +9,10 @@ from collections.abc import Iterable
 
 
 class UserError(ValueError):
-    """A mistake in what the user gave: names the key or file, what was expected and found."""
+    """Something the user gave is wrong.
+
+    The message names the argument, key or file, what was expected, what was found, and the remedy.
+    """
 
 
 class MissingFileError(UserError, FileNotFoundError):
@@ -29,9 +32,10 @@ class MissingPackageError(UserError, ImportError):
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:
-    """Return a sentence that suggests the nearest of several names, or an empty string.
+    """Return a sentence that suggests the nearest of several names to a mistyped one.
 
-    The sentence starts with a space, so that it can be appended to a message.
+    The sentence starts with a space, so that it can be appended to a message. If no name is near,
+    it is empty.
     """
     nearest = difflib.get_close_matches(name, list(names), n=1)
     return f" Did you mean {nearest[0]}?" if nearest else ""

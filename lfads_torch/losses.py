@@ -20,6 +20,18 @@ def ramp(epoch: int, start: int, increase: int) -> float:
     return min(max((epoch + 1 - start) / (increase + 1), 0.0), 1.0)
 
 
+def total_loss(
+    recon: Tensor,
+    l2: Tensor,
+    l2_ramp: float | Tensor,
+    kl: Tensor,
+    kl_ramp: float | Tensor,
+    loss_scale: float,
+) -> Tensor:
+    """Return loss_scale · (recon + l2_ramp · l2 + kl_ramp · kl), a scalar."""
+    return loss_scale * (recon + (l2_ramp * l2 + kl_ramp * kl))
+
+
 def reduce_recon(losses: Tensor, mean: bool) -> Tensor:
     """Reduce losses (B, T, N) to a scalar.
 
@@ -60,5 +72,4 @@ class LossTerms(NamedTuple):
     @property
     def total(self) -> Tensor:
         """What is minimised."""
-        penalties = self.l2_ramp * self.l2 + self.kl_ramp * self.kl
-        return self.loss_scale * (self.recon + penalties)
+        return total_loss(self.recon, self.l2, self.l2_ramp, self.kl, self.kl_ramp, self.loss_scale)

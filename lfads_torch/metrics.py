@@ -1,4 +1,4 @@
-"""How well a model does, in numbers that compare between models."""
+"""Scores of a model that can be compared between models, and their averages over an epoch."""
 
 import math
 from typing import Any, NamedTuple
@@ -54,11 +54,11 @@ def bits_per_spike(preds: Tensor, targets: Tensor) -> Tensor:
 
 
 class _PoissonSums(NamedTuple):
-    """What bits per spike need to know of log rates and counts: sums over trials, each (T, N)."""
+    """Sums over trials, each (T, N), from which bits per spike are computed."""
 
     counts: Tensor
     nll: Tensor
-    """Of the model, without the terms that do not depend on the rates."""
+    """Negative log-likelihood of the model, without terms that do not depend on the rates."""
     n_observed: Tensor
 
     @classmethod
@@ -117,7 +117,7 @@ def regional_bits_per_spike(
 class ExpSmoothedMetric:
     """A mean over each epoch, smoothed exponentially over epochs: s ← coef · s + (1 - coef) · x.
 
-    It starts at the first epoch's mean. Its memory belongs into the checkpoint: see
+    It starts at the first epoch's mean. The smoothed value has to be saved in checkpoints, see
     :meth:`state_dict`.
 
     Parameters
@@ -167,14 +167,14 @@ class EpochMeans:
     """Weighted means of named values over the steps of an epoch.
 
     A value that belongs to a session is averaged within its session first; then the mean is taken
-    over sessions, whatever their sizes. Values that are NaN (bits per spike of a batch without
+    over sessions, with equal weights. Values that are NaN (bits per spike of a batch without
     spikes, say) are left out. Nothing is copied from the device before :meth:`compute`.
     """
 
     _MOST_PENDING = 64
 
     def __init__(self) -> None:
-        # By name, then session: values and weights that are yet to be added up, and the sums.
+        # Values and weights that have not been added up yet, by name and session, and the sums.
         self._pending: dict[str, dict[int | None, list[tuple[Tensor | float, int]]]] = {}
         self._sums: dict[tuple[str, int | None], Tensor] = {}
 
@@ -186,7 +186,7 @@ class EpochMeans:
             value = value.detach()
         pending = self._pending.setdefault(name, {}).setdefault(session, [])
         pending.append((value, weight))
-        # Many at once take hardly longer than one.
+        # Adding up many values at once takes little longer than adding up one.
         if len(pending) >= self._MOST_PENDING:
             self._add_up(name, session)
 

@@ -1,4 +1,4 @@
-"""What goes into the model, what comes out of it, and what passes between its halves.
+"""Inputs and outputs of the model, and of its encoder and decoder.
 
 Notation: B trials, T time bins, N channels; ``T_enc`` encoded bins, ``T_rec`` reconstructed
 bins, ``T_ic`` bins seen by the initial-condition encoder alone (0 if there are none).
@@ -49,10 +49,21 @@ class SessionOutput(NamedTuple):
     """(B, T_rec, con_dim) controller states."""
 
 
-class Encoding(NamedTuple):
-    """What the encoder says of the trials of all sessions, concatenated over sessions.
+class EncoderOutput(NamedTuple):
+    """Output of the encoder."""
 
-    Decoding it is all that is left to do, so that many posterior samples need one encoding.
+    ic_mean: Tensor
+    """(B, ic_dim) mean of the initial condition's posterior."""
+    ic_std: Tensor
+    """(B, ic_dim) standard deviation of the initial condition's posterior."""
+    ci: Tensor
+    """(B, T_rec, 2 * ci_enc_dim) controller inputs; 0 channels without a controller."""
+
+
+class Encoding(NamedTuple):
+    """Input of the decoder: trials of all sessions, concatenated over sessions.
+
+    Many posterior samples need only one encoding.
     """
 
     ic_mean: Tensor
@@ -65,3 +76,22 @@ class Encoding(NamedTuple):
     """(B, T_rec, ext_input_dim) external inputs, zero before bin T_ic and from T_enc on."""
     n_trials: dict[int, int]
     """Trials of each session, in the order in which they are concatenated."""
+
+
+class DecoderOutput(NamedTuple):
+    """Output of the decoder; the fields mean the same in :class:`SessionOutput`."""
+
+    gen_init: Tensor
+    """(B, gen_dim)."""
+    gen_states: Tensor
+    """(B, T_rec, gen_dim)."""
+    con_states: Tensor
+    """(B, T_rec, con_dim)."""
+    co_means: Tensor
+    """(B, T_rec, co_dim); co_dim is 0 without a controller."""
+    co_stds: Tensor
+    """(B, T_rec, co_dim)."""
+    gen_inputs: Tensor
+    """(B, T_rec, co_dim + ext_input_dim)."""
+    factors: Tensor
+    """(B, T_rec, fac_dim)."""

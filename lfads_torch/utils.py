@@ -1,4 +1,4 @@
-"""Small helpers that more than one part of the library, and users' scripts, rely on."""
+"""Small helper functions for several parts of the library and for users' scripts."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
@@ -10,10 +10,11 @@ T = TypeVar("T")
 
 
 def on_cpu(x: Tensor | torch.device) -> bool:
-    """Return whether a tensor is in main memory.
+    """Return whether a tensor, or a device, is that of main memory.
 
-    Elsewhere operations are queued: to look at a result waits for all of them, and each costs its
-    launch, however small it is. What follows from that asks here.
+    On any other device operations are queued: reading a result waits for all operations before it,
+    and every operation has the cost of its launch, however small it is. Code that inspects values,
+    or splits work into small operations, does so only in main memory.
     """
     device = x.device if isinstance(x, Tensor) else x
     return device.type == "cpu"

@@ -1,5 +1,6 @@
 """Models are rebuilt from checkpoints, and nothing in these is executed."""
 
+import functools
 import os
 import pickle
 import sys
@@ -13,10 +14,18 @@ from torch import nn
 
 from lfads_torch import checkpoints
 from lfads_torch.datamodules import BasicDataModule
+from lfads_torch.errors import UserError
 from lfads_torch.model import LFADS, PARTS
 from lfads_torch.modules import augmentations, priors, recons
-from lfads_torch.modules.readin_readout import FanInLinear
-from tests.conftest import tiny_model
+from lfads_torch.modules.decoder import Decoder
+from lfads_torch.modules.encoder import Encoder
+from lfads_torch.modules.generators import LowRankGenerator, VanillaRNNGenerator
+from lfads_torch.modules.mlp_readout import MultisessionMLPReadout
+from lfads_torch.modules.readin_readout import FanInLinear, MultisessionReadin
+from lfads_torch.modules.transformer import TransformerEncoder
+from tests.conftest import tiny_arrays, tiny_model, write_file
+from tests.test_model import bare, batch, quiet_trainer
+from tests.test_parts import Plain, Shrinking, WithAGroup
 
 
 def saved(model, path):
@@ -233,3 +242,302 @@ def test_published_checkpoint_goes_on_to_infer(published, tiny_file):
     datamodule.setup()
     output = model.predict_step({0: datamodule.valid_data[0]}, 0)[0]
     assert output.output_params.shape == (6, 10, 5)
+
+
+# ------------------------------------------------------------ parts other than the usual ones
+
+
+def same_outputs(a, b):
+    """Return whether two models infer the same, in evaluation and from posterior means."""
+    with torch.no_grad():
+        first, second = (model.eval()(batch(), output_means=False)[0] for model in (a, b))
+    return all(torch.equal(x, y) for x, y in zip(first, second, strict=True))
+
+
+def trained(model):
+    """Take a step with a large rate, so that no weight is what it was."""
+    bare(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-2)
+    model.training_step({0: (batch(), ())}, 0).backward()
+    optimizer.step()
+    return model
+
+
+def cells_of(model):
+    return {
+        "decoder.rnn.cell.gen_cell": model.decoder.rnn.cell,
+        "decoder.rnn.cell.con_cell": model.decoder.rnn.cell,
+        "encoder.ic_enc.fwd_gru.cell": model.encoder.ic_enc.fwd_gru,
+    }
+
+
+def with_cell(path, make):
+    """Make a trained model into which a cell was put by hand."""
+    model = tiny_model()
+    parent, name = cells_of(model)[path], path.rpartition(".")[2]
+    old = getattr(parent, name)
+    setattr(parent, name, make(old.input_size, old.hidden_size))
+    return trained(model)
+
+
+PATHS = ["decoder.rnn.cell.gen_cell", "decoder.rnn.cell.con_cell", "encoder.ic_enc.fwd_gru.cell"]
+
+
+@pytest.mark.parametrize("make", [Shrinking, Plain])
+@pytest.mark.parametrize("path", PATHS)
+class TestCellPutInByHand:
+    """Nothing about it is in the constructor's arguments."""
+
+    def test_is_refused_with_everything_that_helps(self, path, make, tmp_path):
+        saved_path = saved(with_cell(path, make), tmp_path / "model.ckpt")
+        with pytest.raises(UserError) as error:
+            LFADS.load_from_checkpoint(saved_path)
+        message = str(error.value)
+        assert f" at {path}," in message
+        assert f"tests.test_parts.{make.__name__}" in message
+        assert "lfads_torch.modules.recurrent.ClippedGRUCell" in message
+        assert "trusted=['tests']" in message
+        assert f"modules={{'{path}': …}}" in message
+
+    def test_is_rebuilt_if_trusted(self, path, make, tmp_path):
+        model = with_cell(path, make)
+        saved_path = saved(model, tmp_path / "model.ckpt")
+        torch.load(saved_path, weights_only=True)  # holds nothing but tensors and plain values
+        loaded = LFADS.load_from_checkpoint(saved_path, trusted=["tests"])
+        assert type(loaded.get_submodule(path)) is make
+        assert same_outputs(model, loaded)
+        again = LFADS.load_from_checkpoint(
+            saved(loaded, tmp_path / "again.ckpt"), trusted=["tests"]
+        )
+        assert same_outputs(model, again)
+
+    def test_is_taken_where_it_is_given(self, path, make, tmp_path):
+        model = with_cell(path, make)
+        old = model.get_submodule(path)
+        given = make(old.input_size, old.hidden_size)
+        loaded = LFADS.load_from_checkpoint(
+            saved(model, tmp_path / "model.ckpt"), modules={path: given}
+        )
+        assert loaded.get_submodule(path) is given
+        assert same_outputs(model, loaded)
+
+
+def test_the_usual_cell_would_infer_something_else():
+    model = with_cell(PATHS[0], Shrinking)
+    stock = tiny_model()
+    stock.load_state_dict(model.state_dict())
+    assert not same_outputs(model, stock)
+
+
+def test_a_cell_that_hides_its_arguments_must_be_given(tmp_path):
+    model = with_cell(PATHS[0], Forgetful)
+    path = saved(model, tmp_path / "model.ckpt")
+    with pytest.raises(UserError, match=r"gen_cell, whose constructor's arguments.*pass modules="):
+        LFADS.load_from_checkpoint(path, trusted=["tests"])
+    loaded = LFADS.load_from_checkpoint(path, modules={PATHS[0]: Forgetful(2, 9)})
+    assert same_outputs(model, loaded)
+
+
+class Forgetful(Plain):
+    def __init__(self, inputs, units):
+        super().__init__(inputs, units)
+
+
+def test_what_is_inside_of_a_cell_that_was_put_in_counts_too(tmp_path):
+    model = with_cell(PATHS[0], Plain)
+    model.decoder.rnn.cell.gen_cell.map = Doubled(11, 9)
+    path = saved(trained(model), tmp_path / "model.ckpt")
+    loaded = LFADS.load_from_checkpoint(path, trusted=["tests"])
+    assert type(loaded.decoder.rnn.cell.gen_cell.map) is Doubled
+    assert same_outputs(model, loaded)
+
+
+class Doubled(nn.Linear):
+    def forward(self, input):
+        return 2 * super().forward(input)
+
+
+def test_a_module_for_a_place_that_does_not_exist(tmp_path):
+    path = saved(tiny_model(), tmp_path / "model.ckpt")
+    with pytest.raises(UserError, match=r"no place decoder\.rnn\.cel\.gen_cell"):
+        LFADS.load_from_checkpoint(path, modules={"decoder.rnn.cel.gen_cell": Plain(2, 9)})
+
+
+SIZES = {
+    "ext_input_dim": 0, "ci_enc_dim": 5, "ic_dim": 6, "dropout_rate": 0.1, "cell_clip": 5.0,
+    "use_con": True,
+}  # fmt: skip
+ENCODER_SIZES = {
+    "encod_data_dim": 4, "encod_seq_len": 8, "recon_seq_len": 10, "ic_enc_seq_len": 0,
+    "ic_post_var_min": 1e-4, **{name: SIZES[name] for name in ("ci_enc_dim", "ic_dim", "use_con")},
+}  # fmt: skip
+
+
+def usual_encoder(**more):
+    options = {"ic_enc_dim": 6, "ci_lag": 1, "dropout_rate": 0.1, "cell_clip": 5.0}
+    return Encoder(**ENCODER_SIZES, **options, **more)
+
+
+def usual_decoder(**more):
+    return Decoder(**SIZES, con_dim=4, co_dim=2, gen_dim=9, fac_dim=3, **more)
+
+
+GIVEN = {
+    "class": lambda: {"encoder": TransformerEncoder},
+    "partial": lambda: {
+        "encoder": functools.partial(TransformerEncoder, token_dim=8, n_heads=2, n_layers=1)
+    },
+    "module": lambda: {"encoder": TransformerEncoder(token_dim=8, **ENCODER_SIZES)},
+    "mapping": lambda: {"encoder": {"cell": VanillaRNNGenerator, "dropout_rate": 0.4}},
+    "usual encoder": lambda: {"encoder": usual_encoder()},
+    "usual encoder with cells": lambda: {"encoder": usual_encoder(cell=VanillaRNNGenerator)},
+    "decoder class": lambda: {"decoder": Decoder},
+    "decoder partial": lambda: {
+        "decoder": functools.partial(Decoder, controller=VanillaRNNGenerator)
+    },
+    "decoder module": lambda: {"decoder": usual_decoder()},
+    "decoder module with parts": lambda: {
+        "decoder": usual_decoder(
+            generator=LowRankGenerator(2, 9, rank=2), controller=VanillaRNNGenerator
+        )
+    },
+    "decoder mapping": lambda: {
+        "decoder": {
+            "generator": functools.partial(LowRankGenerator, rank=2, alpha=0.5),
+            "controller": VanillaRNNGenerator,
+        }
+    },
+    "generator module": lambda: {"decoder": {"generator": LowRankGenerator(2, 9, rank=1)}},
+}
+
+
+def classes(model):
+    return {path: type(module) for path, module in model.named_modules()}
+
+
+@pytest.mark.parametrize("how", GIVEN)
+def test_parts_are_reloaded_however_they_were_given(how, tmp_path):
+    model = trained(tiny_model(**GIVEN[how]()))
+    path = saved(model, tmp_path / "model.ckpt")
+    torch.load(path, weights_only=True)
+    loaded = LFADS.load_from_checkpoint(path)
+    assert classes(loaded) == classes(model)
+    assert same_outputs(model, loaded)
+    assert same_outputs(model, LFADS.load_from_checkpoint(saved(loaded, tmp_path / "again.ckpt")))
+    assert loaded.encoder.dropout.p == model.encoder.dropout.p
+
+
+@pytest.mark.parametrize(
+    ("parts", "name"),
+    [
+        ({"encoder": WithAGroup}, "encoder"),
+        ({"decoder": {"generator": Shrinking}}, "decoder"),
+    ],
+)
+def test_parts_of_ones_own_are_refused_unless_trusted_or_given(parts, name, tmp_path):
+    model = trained(tiny_model(**parts))
+    path = saved(model, tmp_path / "model.ckpt")
+    with pytest.raises(UserError, match=rf"tests\..* for {name}.*trusted=\['tests'\]"):
+        LFADS.load_from_checkpoint(path)
+    loaded = LFADS.load_from_checkpoint(path, **parts)
+    assert same_outputs(model, loaded)
+    assert same_outputs(model, LFADS.load_from_checkpoint(path, trusted=["tests"]))
+
+
+def encoder_of_a_function():
+    return usual_encoder(cell=VanillaRNNGenerator)
+
+
+def test_functions_are_not_called_from_a_file(tmp_path):
+    model = trained(tiny_model(encoder=encoder_of_a_function))
+    path = saved(model, tmp_path / "model.ckpt")
+    with pytest.raises(UserError, match=r"encoder_of_a_function .*no such class: pass encoder=…"):
+        LFADS.load_from_checkpoint(path, trusted=["tests"])
+    assert same_outputs(model, LFADS.load_from_checkpoint(path, encoder=encoder_of_a_function))
+
+
+def test_several_sessions_whose_read_outs_a_class_makes(tmp_path):
+    for name, n_channels in (("a", 5), ("b", 7)):
+        write_file(tmp_path / f"{name}.h5", tiny_arrays(n_channels=n_channels))
+    pattern = str(tmp_path / "*.h5")
+    model = tiny_model(
+        readin=MultisessionReadin(pattern, 4, pcr_init=False),
+        readout=MultisessionMLPReadout(pattern, 3, [4]),
+        reconstruction=recons.MultisessionReconstruction(pattern, recons.Poisson()),
+    )
+    loaded = LFADS.load_from_checkpoint(saved(model, tmp_path / "model.ckpt"))
+    assert_same_model(model, loaded)
+    assert [type(r) for r in loaded.readout] == [type(r) for r in model.readout]
+    assert same_outputs(model, loaded)
+
+
+# ------------------------------------------------------------ models that derive from LFADS
+
+
+class Derived(LFADS):
+    def __init__(self, gain=1.0, **kwargs):
+        super().__init__(**kwargs)
+        self.gain = gain
+
+
+def derived_model():
+    usual = tiny_model(lr_init=0.1)
+    parts = {name: usual._part(name) for name in PARTS}
+    return Derived(gain=2.0, **usual.hparams, **parts)
+
+
+@pytest.mark.parametrize(("cls", "trusted"), [(Derived, []), (LFADS, ["tests"])])
+def test_a_derived_model_is_rebuilt(cls, trusted, tmp_path):
+    model = derived_model()
+    path = saved(model, tmp_path / "model.ckpt")
+    loaded = cls.load_from_checkpoint(path, trusted=trusted)
+    assert type(loaded) is Derived
+    assert (loaded.gain, loaded.hparams.lr_init) == (2.0, 0.1)
+    assert_same_model(model, loaded)
+    assert cls.load_from_checkpoint(path, trusted=trusted, gain=3.0).gain == 3.0
+
+
+def test_a_derived_model_is_not_taken_for_the_usual_one(tmp_path):
+    path = saved(derived_model(), tmp_path / "model.ckpt")
+    with pytest.raises(UserError, match=r"test_checkpoints\.Derived, not .*LFADS.*trusted="):
+        LFADS.load_from_checkpoint(path)
+
+
+def test_a_usual_model_may_become_a_derived_one(tmp_path):
+    path = saved(tiny_model(), tmp_path / "model.ckpt")
+    assert type(Derived.load_from_checkpoint(path)) is Derived
+
+
+# ------------------------------------------------------------ checkpoints in training, and of old
+
+
+def test_training_does_not_go_on_with_another_cell(tmp_path, tiny_file):
+    path = saved(with_cell(PATHS[0], Shrinking), tmp_path / "model.ckpt")
+    datamodule = BasicDataModule(tiny_file, batch_size=4)
+    other = tiny_model()
+    with pytest.raises(UserError, match=rf"Shrinking at {PATHS[0]}, but the model has a .*GRUCell"):
+        quiet_trainer(max_epochs=1).fit(other, datamodule, ckpt_path=path)
+    same = with_cell(PATHS[0], Shrinking)
+    quiet_trainer(max_epochs=1).fit(same, datamodule, ckpt_path=path)
+
+
+def test_weights_are_not_loaded_into_another_model(tmp_path):
+    model = with_cell(PATHS[0], Shrinking)
+    path = saved(model, tmp_path / "model.ckpt")
+    other = tiny_model()
+    with pytest.raises(UserError, match="Shrinking at decoder"):
+        checkpoints.load_weights(other, path)
+    same = with_cell(PATHS[0], Shrinking)
+    checkpoints.load_weights(same, path)
+    assert same_outputs(model, same)
+
+
+def test_checkpoints_from_before_parts_were_described(tmp_path):
+    model = trained(tiny_model())
+    path = saved(model, tmp_path / "model.ckpt")
+    checkpoint = torch.load(path, weights_only=True)
+    del checkpoint["lfads_modules"]
+    for name in ("encoder", "decoder"):
+        del checkpoint["lfads_parts"][name]
+    torch.save(checkpoint, path)
+    assert same_outputs(model, LFADS.load_from_checkpoint(path))

@@ -9,12 +9,13 @@ import pytorch_lightning as pl
 import torch
 from torch import nn
 
+from lfads_torch.checks import NonFiniteLossError
 from lfads_torch.datamodules import BasicDataModule
-from lfads_torch.model import LFADS, NonFiniteLossError
+from lfads_torch.model import LFADS
 from lfads_torch.modules import augmentations as aug
 from lfads_torch.modules.readin_readout import FanInLinear
 from lfads_torch.modules.recons import Gaussian, Poisson
-from lfads_torch.recurrence import compiled
+from lfads_torch.recurrence import choose, compiled
 from lfads_torch.tuples import SessionBatch, SessionOutput
 from tests.conftest import tiny_arrays, tiny_model, write_file
 
@@ -27,7 +28,7 @@ ARGUMENTS = [
     "lr_adam_beta1", "lr_adam_beta2", "lr_adam_epsilon", "weight_decay", "l2_start_epoch",
     "l2_increase_epoch", "l2_ic_enc_scale", "l2_ci_enc_scale", "l2_gen_scale", "l2_con_scale",
     "kl_start_epoch", "kl_increase_epoch", "kl_ic_scale", "kl_co_scale",
-    "recurrence",
+    "recurrence", "encoder", "decoder",
 ]  # fmt: skip
 
 
@@ -355,13 +356,14 @@ def test_gradients_are_clipped_in_any_precision(tiny_file, precision):
 @pytest.mark.parametrize("recurrence", ["plain", "torch", "compiled", "auto"])
 def test_what_is_compiled_is_the_choice_of_the_model(recurrence, monkeypatch):
     called = Counter()
-    call = compiled._call
+    choose(torch.ones(1))  # checks the library when it is first used
+    call = compiled.CompiledBackend._call
 
-    def counting(name, *args):
+    def counting(self, name, *args):
         called[name] += 1
-        return call(name, *args)
+        call(self, name, *args)
 
-    monkeypatch.setattr(compiled, "_call", counting)
+    monkeypatch.setattr(compiled.CompiledBackend, "_call", counting)
     model = tiny_model(recurrence=recurrence)
     bare(model)
     model.training_step({0: (batch(), ())}, 0).backward()
@@ -369,7 +371,9 @@ def test_what_is_compiled_is_the_choice_of_the_model(recurrence, monkeypatch):
     # latter, and of the losses.
     expected = {"gru_forward": 4, "gru_backward": 4, "linear_forward": 1, "linear_backward": 1}
     expected |= {"poisson_losses": 1, "poisson_gradient": 1, "poisson_sums": 1, "mask": 5}
-    called.pop("compress_inputs", None)
+    expected |= {"decoder_forward": 1, "decoder_backward": 1}
+    for name in ("count_inputs", "compress_inputs"):
+        called.pop(name, None)
     assert called == (expected if recurrence in ("compiled", "auto") else {})
 
 

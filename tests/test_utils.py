@@ -7,7 +7,6 @@ from omegaconf import OmegaConf
 from lfads_torch.tuples import SessionBatch
 from lfads_torch.utils import (
     flatten,
-    move_aside,
     send_batch_to_device,
     transpose_lists,
 )
@@ -72,36 +71,3 @@ def test_send_a_bare_batch_to_where_it_is():
     batch = SessionBatch(torch.rand(2, 3, 4), torch.rand(2, 3, 4))
     sent = send_batch_to_device(batch, torch.device("cpu"))
     assert sent.encod_data is batch.encod_data
-
-
-# ------------------------------------------------------------------ move_aside
-
-
-def test_move_aside_a_file(tmp_path):
-    path = tmp_path / "metrics.csv"
-    for text, expected in [("old", "metrics.1.csv"), ("newer", "metrics.2.csv")]:
-        path.write_text(text)
-        assert move_aside(path) == tmp_path / expected
-        assert (tmp_path / expected).read_text() == text
-        assert not path.exists()
-    assert (tmp_path / "metrics.1.csv").read_text() == "old"
-
-
-def test_move_aside_takes_the_first_free_number(tmp_path):
-    for name in ("a.csv", "a.1.csv", "a.3.csv"):
-        (tmp_path / name).write_text(name)
-    assert move_aside(str(tmp_path / "a.csv")) == tmp_path / "a.2.csv"
-    assert {p.name for p in tmp_path.iterdir()} == {"a.1.csv", "a.2.csv", "a.3.csv"}
-
-
-@pytest.mark.parametrize("name", ["run", "run_lr0.01"])
-def test_move_aside_a_folder(tmp_path, name):
-    folder = tmp_path / name
-    folder.mkdir()
-    (folder / "content").write_text("kept")
-    assert move_aside(folder) == tmp_path / f"{name}.1"
-    assert (tmp_path / f"{name}.1" / "content").read_text() == "kept"
-
-
-def test_move_aside_nothing(tmp_path):
-    assert move_aside(tmp_path / "absent") is None

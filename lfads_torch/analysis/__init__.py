@@ -1,1 +1,1 @@
-"""What a trained model is worth: scores and figures."""
+"""Scores and figures of what a trained model infers, and submissions to a benchmark."""

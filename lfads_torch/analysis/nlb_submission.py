@@ -1,9 +1,8 @@
-"""A run's rates become a submission to the Neural Latents Benchmark (Pei et al. 2021)."""
+"""Submissions to the Neural Latents Benchmark (Pei et al. 2021), made of the rates of runs."""
 
-import os
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,21 +11,29 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from lfads_torch.analysis.nlb import (
-    BIN_WIDTHS,
-    PHASES,
-    import_nlb_tools,
-    rate_tensors,
-    target_tensors,
-)
-from lfads_torch.datamodules import DANDI
+from lfads_torch.analysis.nlb import rate_tensors, target_tensors
+from lfads_torch.data.catalogue import DANDI
+from lfads_torch.data.hdf5 import open_hdf5
+from lfads_torch.datasets.nlb.registry import BIN_WIDTHS, PHASES, import_nlb_tools
 from lfads_torch.errors import MissingFileError, UserError
-from lfads_torch.files import move_aside
+from lfads_torch.files import written_atomically
+
+_SPLITS_OF_PHASE = {"val": ("train", "valid"), "test": ("train", "valid", "test")}
 
 
 @dataclass(frozen=True)
 class Recording:
-    """What the benchmark has to know about a file of rates."""
+    """The recording that rates belong to, and the phase of the benchmark they are made for.
+
+    Attributes
+    ----------
+    dataset
+        The name of the recording, such as ``mc_maze``.
+    bin_width_ms
+        5 or 20.
+    phase
+        ``"val"`` or ``"test"``.
+    """
 
     dataset: str
     bin_width_ms: int
@@ -46,28 +53,29 @@ def make_nlb_submission(
     bin_width_ms: int | None = None,
     phase: str | None = None,
 ) -> Path:
-    """Write what runs inferred as the file that ``nlb_tools.evaluation.evaluate`` scores.
+    """Write the rates that runs inferred to a file that ``nlb_tools.evaluation.evaluate`` scores.
 
-    For each recording a group, named ``mc_maze`` for bins of 5 ms and ``mc_maze_20`` for 20 ms,
-    with ``{train,eval}_rates_{heldin,heldout}`` and, with ``_forward``, those of later bins: spikes
-    per bin, averaged over samples of the posterior. In the validation phase, ``train`` and
-    ``eval`` are the training and validation trials; in the test phase they are training and
-    validation trials together, in the order of the recording, and test trials.
+    The file has a group for each recording, named ``mc_maze`` for bins of 5 ms and ``mc_maze_20``
+    for bins of 20 ms. A group holds ``{train,eval}_rates_{heldin,heldout}`` and, with ``_forward``,
+    the rates in later bins: spikes per bin, averaged over samples of the posterior. In the
+    validation phase, ``train`` and ``eval`` are the training and the validation trials. In the test
+    phase, ``train`` are training and validation trials together, in the order of the recording, and
+    ``eval`` are the test trials.
 
     Parameters
     ----------
     run_dirs
-        The folder of a run (or of a sweep whose best model is in ``best_model/``), or several
-        folders, of different recordings, to be submitted together.
+        The folder of a run (or of a sweep with its best model in ``best_model/``), or several
+        folders of different recordings, which are submitted together.
     output
-        The file; by default ``nlb_submission_{phase}.h5`` in the first folder. An earlier file of
-        that name is renamed.
+        Path of the file. By default it is ``nlb_submission_{phase}.h5`` in the first folder. An
+        earlier file of that name is renamed.
     rate_files
-        Take the rates from these files, such as ``scripts/infer.py`` writes, rather than from what
-        is in the folders.
+        Files to read the rates from, such as ``scripts/infer.py`` writes. By default they are the
+        output files in the folders.
     dataset, bin_width_ms, phase
-        Which recording of the benchmark this is. By default the name of the data file says so:
-        ``{dataset}-{bin width}ms-{phase}.h5``, as ``scripts/prepare_nlb.py`` names it.
+        The recording of the benchmark and the phase. By default they are taken from the name that
+        ``scripts/prepare_nlb.py`` gives the data file, ``{dataset}-{bin width}ms-{phase}.h5``.
 
     Returns
     -------
@@ -76,11 +84,10 @@ def make_nlb_submission(
 
     Raises
     ------
-    FileNotFoundError
-        If there are no rates.
-    ValueError
-        If it is not clear which recording they are of, trials are missing or in another order than
-        the benchmark's, or the rates cannot be rates.
+    UserError
+        If there are no rates (:class:`~lfads_torch.errors.MissingFileError`), if the recording is
+        not known, if trials are missing or not in the order of the benchmark, or if the values
+        cannot be rates.
     """
     run_dirs = [run_dirs] if isinstance(run_dirs, str | Path) else run_dirs
     files = [Path(f) for f in rate_files] or [
@@ -104,15 +111,19 @@ def make_nlb_submission(
         )
     (phase,) = phases
     output = Path(output) if output else Path(run_dirs[0]) / f"nlb_submission_{phase}.h5"
-    output.parent.mkdir(parents=True, exist_ok=True)
-    partial = output.with_name(f"{output.name}.partial")
-    with h5py.File(partial, "w") as file:
-        for name, tensors in groups.items():
-            for key, rates in tensors.items():
-                file.create_dataset(f"{name}/{key}", data=rates, dtype="f4", compression="gzip")
-    move_aside(output)
-    os.replace(partial, output)
+    _write_submission(output, groups)
     return output
+
+
+def _write_submission(path: Path, groups: Mapping[str, Mapping[str, NDArray[Any]]]) -> None:
+    """Write the rates of each group. An earlier file of that name is renamed."""
+    with (
+        written_atomically(path, keep_old=True) as temporary,
+        h5py.File(temporary, "w") as file,
+    ):
+        for group, tensors in groups.items():
+            for name, rates in tensors.items():
+                file.create_dataset(f"{group}/{name}", data=rates, dtype="f4", compression="gzip")
 
 
 def score_nlb_submission(
@@ -126,28 +137,28 @@ def score_nlb_submission(
     Parameters
     ----------
     submission
-        From :func:`make_nlb_submission`.
+        The file that :func:`make_nlb_submission` wrote.
     rate_files
-        The files that it was made of, which hold copies of the data to score against.
+        The files from which it was made. They contain copies of the data to score against.
     dataset, bin_width_ms
         As for :func:`make_nlb_submission`.
 
     Returns
     -------
     list of dict
-        As ``evaluate`` returns it: ``co-bps``, ``vel R2``, … by recording.
+        What ``evaluate`` returns: the scores ``co-bps``, ``vel R2``, … of each recording.
 
     Raises
     ------
-    ImportError
+    MissingPackageError
         If ``nlb_tools`` is missing.
-    ValueError
-        If the files do not hold what is scored against.
+    UserError
+        If the files lack data to score against.
     """
     evaluation = import_nlb_tools("evaluation")
     targets = {}
     for path in map(Path, rate_files):
-        with h5py.File(path) as file:
+        with open_hdf5(path) as file:
             arrays = {key: file[key][()] for key in file if "output_params" not in key}
         group = identify(path, dataset, bin_width_ms, "val").group
         targets[group] = target_tensors(arrays, path)
@@ -160,16 +171,16 @@ def score_nlb_submission(
 
 
 def find_rates(run_dir: str | Path) -> list[Path]:
-    """Return the files of rates in the folder of a run, or of a sweep's best model.
+    """Return the files with rates in the folder of a run, or of the best model of a sweep.
 
     Raises
     ------
-    FileNotFoundError
-        If there is none.
+    MissingFileError
+        If there are none.
     """
     for folder in (Path(run_dir), Path(run_dir, "best_model")):
         outputs = sorted(folder.glob("lfads_output_sess*.h5"))
-        # Not those that were renamed, ….1.h5, when the run sampled anew.
+        # Earlier files, which were renamed to ….1.h5 when the run was sampled again, are left out.
         found = [path for path in outputs if re.fullmatch(r"\w+_sess\d+\.h5", path.name)]
         if found:
             return found
@@ -185,34 +196,36 @@ def identify(
     bin_width_ms: int | None = None,
     phase: str | None = None,
 ) -> Recording:
-    """Tell which recording of the benchmark a file of rates is of.
+    """Return the recording of the benchmark that a file of rates belongs to.
 
     Parameters
     ----------
     path
-        From :func:`lfads_torch.running.sampling.run_posterior_sampling`; it says what the data
-        file was called.
+        A file with the output of a session, which contains the name of the data file.
     dataset, bin_width_ms, phase
-        What is known better.
+        Values that take precedence over those in the name of the data file.
+
+    Returns
+    -------
+    Recording
+        The recording.
 
     Raises
     ------
-    FileNotFoundError
-        If there is no such file.
-    ValueError
-        If the name of the data file does not say, or there is no such recording.
+    UserError
+        If there is no such file (:class:`~lfads_torch.errors.MissingFileError`), if the name of
+        the data file does not contain these values, or if there is no such recording.
     """
-    if not Path(path).is_file():
-        raise MissingFileError(f"There is no file of rates {path}.")
-    with h5py.File(path) as file:
-        name = str(file.attrs.get("session_file", ""))
-    match = re.search(rf"({'|'.join(sorted(DANDI, reverse=True))})-0?(\d+)ms-(val|test)", name)
-    said = match.groups() if match else (None, None, None)
-    found = (dataset or said[0], bin_width_ms or said[1], phase or said[2])
+    with open_hdf5(path) as file:
+        data_file = str(file.attrs.get("session_file", ""))
+    names = "|".join(sorted(DANDI, reverse=True))
+    match = re.search(rf"({names})-0?(\d+)ms-(val|test)", data_file)
+    named = match.groups() if match else (None, None, None)
+    found = (dataset or named[0], bin_width_ms or named[1], phase or named[2])
     if None in found:
         raise UserError(
-            f"The data of {path} were in {name!r}, which is not called "
-            f"{{dataset}}-{{bin width}}ms-{{val,test}}.h5: say --dataset (one of "
+            f"The data of {path} were in {data_file!r}, which is not called "
+            f"{{dataset}}-{{bin width}}ms-{{val,test}}.h5: give --dataset (one of "
             f"{', '.join(DANDI)}), --bin-width-ms and --phase."
         )
     recording = Recording(str(found[0]), int(found[1]), str(found[2]))  # type: ignore[arg-type]
@@ -226,9 +239,9 @@ def identify(
 
 
 def _submitted_rates(path: Path, phase: str) -> dict[str, NDArray[Any]]:
-    """Read the rates of a file as the tensors of its group."""
-    splits = ("train", "valid") if phase == "val" else ("train", "valid", "test")
-    with h5py.File(path) as file:
+    """Read the rates of a file, and divide them into the tensors of its group."""
+    splits = _SPLITS_OF_PHASE[phase]
+    with open_hdf5(path) as file:
         for split in splits:
             if f"{split}_output_params" not in file:
                 raise UserError(
@@ -247,27 +260,39 @@ def _submitted_rates(path: Path, phase: str) -> dict[str, NDArray[Any]]:
                 f"model.reconstruction Poisson."
             )
     if phase == "val":
-        for split in splits:
-            if (np.diff(inds[split]) <= 0).any():
-                raise UserError(
-                    f"The trials of {split}_output_params in {path} are not in the order of the "
-                    f"recording ({split}_inds is not ascending), as after "
-                    f"datamodule.reshuffle_tv_seed. In the validation phase the benchmark says "
-                    f"which trials are for validation: train without dealing them out anew."
-                )
+        _check_order(path, inds)
         return rate_tensors(rates["train"], rates["valid"], n_channels, n_bins)
-    known = np.concatenate([inds["train"], inds["valid"]])
-    if len(np.unique(known)) != len(known):
+    train = _in_order_of_recording(path, rates, inds)
+    return rate_tensors(train, rates["test"], n_channels, n_bins)
+
+
+def _check_order(path: Path, inds: Mapping[str, NDArray[Any]]) -> None:
+    """Raise an error if trials of the validation phase are not in the order of the recording."""
+    for split, numbers in inds.items():
+        if (np.diff(numbers) <= 0).any():
+            raise UserError(
+                f"The trials of {split}_output_params in {path} are not in the order of the "
+                f"recording ({split}_inds is not ascending), as after "
+                f"datamodule.reshuffle_tv_seed. In the validation phase the benchmark determines "
+                f"which trials are for validation: train without shuffling them."
+            )
+
+
+def _in_order_of_recording(
+    path: Path, rates: Mapping[str, NDArray[Any]], inds: Mapping[str, NDArray[Any]]
+) -> NDArray[Any]:
+    """Return the rates of training and validation trials in the order of the recording."""
+    numbers = np.concatenate([inds["train"], inds["valid"]])
+    if len(np.unique(numbers)) != len(numbers):
         raise UserError(
-            f"train_inds and valid_inds in {path} name trials twice, so that their order in the "
-            f"recording is not known."
+            f"train_inds and valid_inds in {path} contain numbers of trials twice, so that the "
+            f"order of the trials in the recording is not known."
         )
     if inds["train"].max() < inds["valid"].min():
         warnings.warn(
-            f"By train_inds and valid_inds in {path}, all validation trials come after all "
-            f"training trials. If these are not the numbers of the trials in the recording "
+            f"According to train_inds and valid_inds in {path}, all validation trials come after "
+            f"all training trials. If these are not the numbers of the trials in the recording "
             f"(scripts/prepare_nlb.py writes them), the training rates are in a wrong order.",
-            stacklevel=3,
+            stacklevel=4,
         )
-    train = np.concatenate([rates["train"], rates["valid"]])[np.argsort(known)]
-    return rate_tensors(train, rates["test"], n_channels, n_bins)
+    return np.concatenate([rates["train"], rates["valid"]])[np.argsort(numbers)]

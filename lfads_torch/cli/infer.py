@@ -53,7 +53,7 @@ def main(words: Sequence[str] | None = None) -> int:
     args = parser.parse_args(words)
 
     # Imported here since it takes seconds, for which --help would wait.
-    from lfads_torch.data.windows import continuous_path, is_chopped
+    from lfads_torch.data.windows.merge import continuous_path, is_chopped
     from lfads_torch.running.inference import infer
 
     with reporting_user_errors() as outcome:

@@ -1,5 +1,5 @@
 """The published name of the callback that scores models as the Neural Latents Benchmark does."""
 
-from lfads_torch.analysis.nlb import NLBEvaluation
+from lfads_torch.running.callbacks import NLBEvaluation
 
 __all__ = ["NLBEvaluation"]

@@ -2,7 +2,7 @@
 
 A transform is any object with ``process_batch(batch) -> batch``, or with
 ``process_losses(losses, batch, log_fn, split) -> losses``, or with both; there is nothing to
-subclass. Whatever a transform must remember of a batch travels with the batch, in
+subclass. Anything that a transform must remember about a batch travels with the batch, in
 :class:`AugmentedBatch`, never on the transform.
 
 Where there are bins that only the initial-condition encoder sees (``ic_enc_seq_len`` = T_ic > 0),
@@ -17,9 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lfads_torch import recurrence as fused
+from lfads_torch import recurrence
 from lfads_torch.errors import UserError
-from lfads_torch.recurrence.masks import random_mask
+from lfads_torch.recurrence import random_mask
 from lfads_torch.tuples import SessionBatch
 
 LogFn = Callable[..., None]
@@ -30,7 +30,7 @@ class AugmentedBatch(SessionBatch):
     """A :class:`~lfads_torch.tuples.SessionBatch` with what transforms noted about it."""
 
     notes: Mapping[Any, Tensor] = MappingProxyType({})
-    """By the transform that made it, a tensor such as the mask of the samples it hid."""
+    """Tensors, such as the mask of hidden samples, by the transform that made them."""
 
     def _replace(self, **fields: Any) -> "AugmentedBatch":
         return self.annotate(super()._replace(**fields), self.notes)
@@ -121,7 +121,7 @@ class CoordinatedDropout:
     cd_rate
         Probability that an input sample is zeroed; 0 switches the transform off.
     cd_pass_rate
-        Fraction of the samples that were not zeroed whose gradients flow all the same.
+        Fraction of the samples that were not zeroed whose gradients flow nevertheless.
     ic_enc_seq_len
         T_ic.
 
@@ -147,7 +147,7 @@ class CoordinatedDropout:
         t_ic, data = self.ic_enc_seq_len, batch.encod_data
         maskable = data[:, t_ic:]
         passed = random_mask(maskable.shape, self.cd_rate, data.device)
-        masked = fused.masked(maskable, ~passed, 1 / (1 - self.cd_rate))
+        masked = recurrence.masked(maskable, ~passed, 1 / (1 - self.cd_rate))
         if t_ic:
             masked = torch.cat([data[:, :t_ic], masked], dim=1)
         if self.cd_pass_rate > 0:
@@ -161,7 +161,7 @@ class CoordinatedDropout:
         if self.cd_rate == 0:
             return losses
         passed = _in_target(_note(self, batch), losses, self.ic_enc_seq_len)
-        return fused.pass_gradients(losses, passed)
+        return recurrence.pass_gradients(losses, passed)
 
 
 class SelectiveBackpropThruTime:
@@ -202,7 +202,7 @@ class SelectiveBackpropThruTime:
 
 
 class SpikeJitter:
-    """Move every spike by a uniformly drawn number of bins, for input and target apart.
+    """Move every spike by a uniformly drawn number of bins, independently in input and target.
 
     Counts are kept: a spike that would leave the window is reflected at its end. Fractional parts
     and missing samples stay where they are.
@@ -244,7 +244,7 @@ class SpikeJitter:
 
 
 class TemporalShift:
-    """Shift each channel of each trial in time, for input and target apart.
+    """Shift each channel of each trial in time, independently in input and target.
 
     Parameters
     ----------
@@ -354,11 +354,11 @@ def _note(transform: Any, batch: SessionBatch) -> Tensor:
 def _in_target(mask: Tensor, losses: Tensor, t_ic: int) -> Tensor:
     """Place a mask of the encoded samples from bin T_ic on into the target, True elsewhere."""
     _, n_bins, n_channels = mask.shape
-    behind, unseen = losses.shape[1] - t_ic - n_bins, losses.shape[2] - n_channels
-    if behind < 0 or unseen < 0:
+    later, unseen = losses.shape[1] - t_ic - n_bins, losses.shape[2] - n_channels
+    if later < 0 or unseen < 0:
         raise UserError(
             f"The input has {t_ic + n_bins} bins and {n_channels} channels, the target "
             f"{losses.shape[1]} and {losses.shape[2]}: this transform needs the input to be the "
             f"first bins and channels of the target."
         )
-    return F.pad(mask, (0, unseen, t_ic, behind), value=True)
+    return F.pad(mask, (0, unseen, t_ic, later), value=True)

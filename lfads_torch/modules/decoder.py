@@ -1,21 +1,27 @@
 """From the initial condition and the controller's inputs to the factors."""
 
-from collections.abc import Callable
-from types import ModuleType
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.distributions import Distribution
 
-from lfads_torch import recurrence as fused
+from lfads_torch import recurrence
 from lfads_torch.modules.dropout import Dropout
 from lfads_torch.modules.initializers import init_linear_
+from lfads_torch.modules.parts import (
+    Cell,
+    Generator,
+    Spec,
+    declared,
+    linear_weights,
+    make_part,
+    runs_as_defined,
+)
+from lfads_torch.modules.priors import Prior, location_scale
 from lfads_torch.modules.recurrent import ClippedGRUCell
-
-MakePosterior = Callable[[Tensor, Tensor], Distribution]
-"""Makes the posterior of the controller output from its mean and standard deviation."""
+from lfads_torch.recurrence import Backend, DecoderStates, DecoderWeights
+from lfads_torch.tuples import DecoderOutput
 
 
 class KernelNormalizedLinear(nn.Linear):
@@ -31,7 +37,7 @@ class KernelNormalizedLinear(nn.Linear):
 
 
 class DecoderState(NamedTuple):
-    """What the recurrence hands from bin to bin, and what it reports of each bin."""
+    """State of the decoder after a bin, which the next bin needs."""
 
     gen_state: Tensor
     """(B, gen_dim) generator state."""
@@ -39,36 +45,30 @@ class DecoderState(NamedTuple):
     """(B, con_dim) controller state."""
     factor: Tensor
     """(B, fac_dim) factors."""
+
+
+class GeneratorInput(NamedTuple):
+    """The input of the generator in a bin, and the distribution that its first part is from."""
+
     co_mean: Tensor
     """(B, co_dim) mean of the controller output."""
     co_std: Tensor
     """(B, co_dim) standard deviation of the controller output."""
-    gen_input: Tensor
-    """(B, co_dim + ext_input_dim) input of the generator."""
-
-
-class DecoderOutput(NamedTuple):
-    """What the decoder computes; fields as in :class:`lfads_torch.tuples.SessionOutput`."""
-
-    gen_init: Tensor
-    gen_states: Tensor
-    con_states: Tensor
-    co_means: Tensor
-    co_stds: Tensor
-    gen_inputs: Tensor
-    factors: Tensor
+    value: Tensor
+    """(B, co_dim + ext_input_dim) the controller output and the external input."""
 
 
 class DecoderCell(nn.Module):
     r"""One bin of the decoder (Pandarinath et al. 2018, online methods).
 
     .. math::
-        c_t &= \mathrm{conGRU}(\mathrm{dropout}([\mathrm{ci}_t, f_{t-1}]), c_{t-1}) \\
+        c_t &= \mathrm{controller}(\mathrm{dropout}([\mathrm{ci}_t, f_{t-1}]), c_{t-1}) \\
         u_t &\sim N(μ_t, σ^2_t), \quad (μ_t, \log σ^2_t) = \mathrm{co\_linear}(c_t) \\
-        g_t &= \mathrm{genGRU}([u_t, \mathrm{dropout}(\mathrm{ext}_t)], g_{t-1}) \\
-        f_t &= F\, \mathrm{dropout}(g_t)
+        g_t &= \mathrm{generator}([u_t, \mathrm{dropout}(\mathrm{ext}_t)], g_{t-1}) \\
+        f_t &= F\, \mathrm{dropout}(\mathrm{output}(g_t))
 
-    Without a controller there are no c, u.
+    Without a controller there are no c and u. Controller and generator are clipped gated recurrent
+    units unless others are given; the output of such a generator is its state.
 
     Parameters
     ----------
@@ -79,6 +79,9 @@ class DecoderCell(nn.Module):
         Dropout, and the largest magnitude of a recurrent state.
     use_con
         Whether there is a controller.
+    generator, controller
+        What makes these, see :class:`~lfads_torch.modules.parts.Generator` and
+        :class:`~lfads_torch.modules.parts.Cell`.
     """
 
     def __init__(
@@ -93,31 +96,63 @@ class DecoderCell(nn.Module):
         dropout_rate: float,
         cell_clip: float,
         use_con: bool,
+        generator: Spec = None,
+        controller: Spec = None,
     ) -> None:
         super().__init__()
+        self.ext_input_dim = ext_input_dim
+        self.ci_enc_dim = ci_enc_dim
+        self.con_dim = con_dim
+        self.co_dim = co_dim
+        self.gen_dim = gen_dim
+        self.fac_dim = fac_dim
+        self.dropout_rate = dropout_rate
+        self.cell_clip = cell_clip
         self.use_con = use_con
         self.dropout = Dropout(dropout_rate)
-        self.gen_cell = ClippedGRUCell(
-            (co_dim if use_con else 0) + ext_input_dim, gen_dim, cell_clip
+        options = {"clip_value": cell_clip, "cell_clip": cell_clip, "dropout_rate": dropout_rate}
+        self.gen_cell = make_part(
+            "model.decoder.generator",
+            generator,
+            ClippedGRUCell,
+            input_size=(co_dim if use_con else 0) + ext_input_dim,
+            hidden_size=gen_dim,
+            **options,
         )
-        self.fac_linear = KernelNormalizedLinear(gen_dim, fac_dim, bias=False)
+        output_size = getattr(self.gen_cell, "output_size", gen_dim)
+        self.fac_linear = KernelNormalizedLinear(output_size, fac_dim, bias=False)
         init_linear_(self.fac_linear)
         if use_con:
-            self.con_cell = ClippedGRUCell(2 * ci_enc_dim + fac_dim, con_dim, cell_clip)
+            self.con_cell = make_part(
+                "model.decoder.controller",
+                controller,
+                ClippedGRUCell,
+                input_size=2 * ci_enc_dim + fac_dim,
+                hidden_size=con_dim,
+                **options,
+            )
             self.co_linear = nn.Linear(con_dim, 2 * co_dim)
             init_linear_(self.co_linear)
 
+    @property
+    def generator(self) -> nn.Module:
+        """The generator."""
+        return self.gen_cell
+
+    @property
+    def controller(self) -> nn.Module | None:
+        """The controller, or None if there is none."""
+        return self.con_cell if self.use_con else None
+
     def factor(self, gen_state: Tensor) -> Tensor:
         """Read the factors (B, fac_dim) out of the generator state (B, gen_dim)."""
-        return self.fac_linear(self.dropout(gen_state))
+        output = declared(self.gen_cell, "output", Generator)(gen_state)
+        factors: Tensor = self.fac_linear(self.dropout(output))
+        return factors
 
     def forward(
-        self,
-        ci: Tensor,
-        ext_input: Tensor,
-        state: DecoderState,
-        co_posterior: MakePosterior | None,
-    ) -> DecoderState:
+        self, ci: Tensor, ext_input: Tensor, state: DecoderState, co_prior: Prior | None
+    ) -> tuple[DecoderState, GeneratorInput]:
         """Advance by one bin.
 
         Parameters
@@ -128,98 +163,143 @@ class DecoderCell(nn.Module):
             (B, ext_input_dim) external input.
         state
             The state after the bin before.
-        co_posterior
-            Makes the distribution that the controller output is sampled from; None takes the mean.
+        co_prior
+            Makes the posterior that the controller output is sampled from; None takes its mean.
         """
         ext_input = self.dropout(ext_input)
-        con_state, co_mean, co_std = state.con_state, state.co_mean, state.co_std
-        gen_input = ext_input
         if self.use_con:
             con_input = self.dropout(torch.cat([ci, state.factor], dim=1))
             con_state = self.con_cell(con_input, state.con_state)
             co_mean, co_logvar = self.co_linear(con_state).chunk(2, dim=1)
             co_std = torch.exp(0.5 * co_logvar)
-            con_output = co_posterior(co_mean, co_std).rsample() if co_posterior else co_mean
-            gen_input = torch.cat([con_output, ext_input], dim=1)
-        gen_state = self.gen_cell(gen_input, state.gen_state)
-        factor = self.factor(gen_state)
-        return DecoderState(gen_state, con_state, factor, co_mean, co_std, gen_input)
+            co = co_prior.make_posterior(co_mean, co_std).rsample() if co_prior else co_mean
+            gen_input = GeneratorInput(co_mean, co_std, torch.cat([co, ext_input], dim=1))
+        else:
+            con_state = state.con_state
+            nothing = ext_input.new_zeros(len(ext_input), 0)
+            gen_input = GeneratorInput(nothing, nothing, ext_input)
+        gen_state = self.gen_cell(gen_input.value, state.gen_state)
+        return DecoderState(gen_state, con_state, self.factor(gen_state)), gen_input
+
+    def recurrent_weights(self) -> dict[str, list[Tensor]]:
+        """Return the weights that ``l2_gen_scale`` and ``l2_con_scale`` penalise."""
+        weights = {"gen": declared(self.gen_cell, "recurrent_weights", Cell)()}
+        if self.use_con:
+            weights["con"] = declared(self.con_cell, "recurrent_weights", Cell)()
+        return weights
+
+    def fused_weights(self) -> DecoderWeights | None:
+        """Return the weights with which the fused decoder computes exactly what this cell does.
+
+        None if this is a derived class, if a part is not one of this library, or if there is a
+        hook.
+        """
+        if not runs_as_defined(self, DecoderCell) or not runs_as_defined(self.dropout, Dropout):
+            return None
+        fac_linear = self.fac_linear
+        if not runs_as_defined(fac_linear, KernelNormalizedLinear) or fac_linear.bias is not None:
+            return None
+        generator = declared(self.gen_cell, "fused_weights", Cell)()
+        if generator is None:
+            return None
+        fac_weight = fac_linear.normalized_weight()
+        if not self.use_con:
+            return DecoderWeights(generator, fac_weight)
+        controller = declared(self.con_cell, "fused_weights", Cell)()
+        co = linear_weights(self.co_linear)
+        if controller is None or co is None or controller.clip != generator.clip:
+            return None
+        return DecoderWeights(generator, fac_weight, controller, *co)
 
 
 class DecoderRNN(nn.Module):
-    """A :class:`DecoderCell` run over time.
+    """A :class:`DecoderCell` run over time, all at once where a fused implementation can do it."""
 
-    ``recurrence`` says how, see :mod:`lfads_torch.recurrence`.
-    """
-
-    def __init__(self, cell: DecoderCell, recurrence: str = "auto") -> None:
+    def __init__(self, cell: DecoderCell) -> None:
         super().__init__()
-        self.recurrence = fused.check_choice(recurrence)
         self.cell = cell
 
     def forward(
-        self,
-        ci: Tensor,
-        ext_input: Tensor,
-        state: DecoderState,
-        co_posterior: MakePosterior | None,
-    ) -> DecoderState:
+        self, ci: Tensor, ext_input: Tensor, state: DecoderState, co_prior: Prior | None
+    ) -> DecoderStates:
         """Run over ci (B, T, 2 ci_enc_dim) and ext_input (B, T, ext_input_dim).
 
-        Of fewer trials in ci, (B / S, T, …), S samples each follow each other.
-        Returns a :class:`DecoderState` whose fields have a time axis: (B, T, …).
+        ``ci`` may have fewer trials, (B / S, T, …), if S samples of each follow each other in the
+        other arguments.
         """
-        kernels = self._kernels(ci, ext_input, state, co_posterior)
-        if kernels is not None:
-            start = state.gen_state, state.con_state, state.factor
-            return DecoderState(
-                *fused.run_decoder(self.cell, kernels, ci, ext_input, *start, co_posterior)
-            )
+        fused = self._fused(ci, ext_input, state, co_prior)
+        if fused is not None:
+            return self._run_fused(*fused, ci, ext_input, state, co_prior)
         if len(ci) < len(ext_input):
             ci = ci.repeat_interleave(len(ext_input) // len(ci), dim=0)
-        states = []
+        bins = []
         for ci_t, ext_t in zip(ci.unbind(1), ext_input.unbind(1), strict=True):
-            state = self.cell(ci_t, ext_t, state, co_posterior)
-            states.append(state)
-        return DecoderState(*(torch.stack(field, dim=1) for field in zip(*states, strict=True)))
+            state, gen_input = self.cell(ci_t, ext_t, state, co_prior)
+            bins.append((*state, *gen_input))
+        gen_states, con_states, factors, co_means, co_stds, gen_inputs = (
+            torch.stack(field, dim=1) for field in zip(*bins, strict=True)
+        )
+        return DecoderStates(
+            gen_states=gen_states,
+            con_states=con_states,
+            factors=factors,
+            co_means=co_means,
+            co_stds=co_stds,
+            gen_inputs=gen_inputs,
+        )
 
-    def _kernels(
+    def why_step_by_step(self) -> str | None:
+        """Return why no fused implementation can run this; None if one can."""
+        if declared(self.cell, "fused_weights", Cell)() is not None:
+            return None
+        parts = {name: part for name, part in self.cell.named_children() if name.endswith("_cell")}
+        slow = [
+            f"{name} is {type(part).__name__}"
+            for name, part in parts.items()
+            if declared(part, "fused_weights", Cell)() is None
+        ]
+        return ", ".join(slow or [f"{type(self.cell).__name__} or a part of it was changed"])
+
+    def _fused(
+        self, ci: Tensor, ext_input: Tensor, state: DecoderState, co_prior: Prior | None
+    ) -> tuple[Backend, DecoderWeights] | None:
+        """Return what runs the whole sequence at once; None where it has to be done by steps."""
+        weights = declared(self.cell, "fused_weights", Cell)()
+        if weights is None or (co_prior is not None and not location_scale(co_prior)):
+            return None
+        backend = recurrence.choose(ext_input, ci, *state, *self.cell.parameters())
+        return None if backend is None else (backend, weights)
+
+    def _run_fused(
         self,
+        backend: Backend,
+        weights: DecoderWeights,
         ci: Tensor,
         ext_input: Tensor,
         state: DecoderState,
-        co_posterior: MakePosterior | None,
-    ) -> ModuleType | None:
-        """Return what runs the whole sequence at once, None where it is to be done by steps."""
-        if not _is_original(self.cell):
-            return None
-        if co_posterior is not None and not getattr(co_posterior, "location_scale", False):
-            return None
-        return fused.choose(self.recurrence, ext_input, ci, *state, *self.cell.parameters())
-
-
-def _is_original(cell: DecoderCell) -> bool:
-    """Return whether a cell and all of its parts are those of this library, as they are."""
-    parts: dict[str, type[nn.Module]] = {
-        "dropout": Dropout,
-        "gen_cell": ClippedGRUCell,
-        "fac_linear": KernelNormalizedLinear,
-    }
-    if cell.use_con:
-        parts |= {"con_cell": ClippedGRUCell, "co_linear": nn.Linear}
-    original = fused.is_original(cell, DecoderCell) and all(
-        fused.is_original(getattr(cell, name), cls) for name, cls in parts.items()
-    )
-    if not original or cell.fac_linear.bias is not None:
-        return False
-    same_clip = not cell.use_con or cell.con_cell.clip_value == cell.gen_cell.clip_value
-    return same_clip and (not cell.use_con or cell.co_linear.bias is not None)
+        co_prior: Prior | None,
+    ) -> DecoderStates:
+        """Draw the random numbers of all bins, and run the whole sequence."""
+        cell = self.cell
+        n_trials, n_bins, n_ext = ext_input.shape
+        ext_input = cell.dropout(ext_input)
+        noise = None
+        if cell.use_con:
+            ci = cell.dropout(ci)
+            if co_prior is not None:
+                n_co = weights.generator.weight_ih.shape[1] - n_ext
+                zeros = ext_input.new_zeros(n_bins, n_trials, n_co)
+                noise = co_prior.make_posterior(zeros, torch.ones_like(zeros)).rsample().detach()
+        rate = cell.dropout.p if cell.training else 0.0
+        draws = recurrence.dropout_draws(weights, n_trials, n_bins, rate, noise)
+        return recurrence.run_decoder(backend, weights, ci, ext_input, *state, draws)
 
 
 class Decoder(nn.Module):
     """Generator, controller and factors over a whole window.
 
-    To replace it, keep :meth:`forward` and :meth:`recurrent_weights`.
+    A decoder of your own needs :meth:`forward`; :meth:`recurrent_weights` if the L2 penalty is to
+    count weights of it.
 
     Parameters
     ----------
@@ -227,8 +307,8 @@ class Decoder(nn.Module):
         Dimensions of the initial condition.
     ext_input_dim, ci_enc_dim, con_dim, co_dim, gen_dim, fac_dim, dropout_rate, cell_clip, use_con
         As for :class:`DecoderCell`.
-    recurrence
-        How the recurrence is run, see :mod:`lfads_torch.recurrence`.
+    generator, controller
+        As for :class:`DecoderCell`.
     """
 
     def __init__(
@@ -244,11 +324,20 @@ class Decoder(nn.Module):
         dropout_rate: float,
         cell_clip: float,
         use_con: bool,
-        recurrence: str = "auto",
+        generator: Spec = None,
+        controller: Spec = None,
     ) -> None:
         super().__init__()
+        self.ext_input_dim = ext_input_dim
+        self.ic_dim = ic_dim
+        self.ci_enc_dim = ci_enc_dim
+        self.con_dim = con_dim
+        self.co_dim = co_dim
+        self.gen_dim = gen_dim
+        self.fac_dim = fac_dim
+        self.dropout_rate = dropout_rate
+        self.cell_clip = cell_clip
         self.use_con = use_con
-        self.co_dim = co_dim if use_con else 0
         self.ic_to_g0 = nn.Linear(ic_dim, gen_dim)
         init_linear_(self.ic_to_g0)
         self.con_h0 = nn.Parameter(torch.zeros(1, con_dim))
@@ -263,16 +352,23 @@ class Decoder(nn.Module):
                 dropout_rate=dropout_rate,
                 cell_clip=cell_clip,
                 use_con=use_con,
-            ),
-            recurrence,
+                generator=generator,
+                controller=controller,
+            )
         )
 
+    @property
+    def generator(self) -> nn.Module:
+        """The generator."""
+        return self.rnn.cell.generator
+
+    @property
+    def controller(self) -> nn.Module | None:
+        """The controller, or None if there is none."""
+        return self.rnn.cell.controller
+
     def forward(
-        self,
-        ic_samp: Tensor,
-        ci: Tensor,
-        ext_input: Tensor,
-        co_posterior: MakePosterior | None = None,
+        self, ic_samp: Tensor, ci: Tensor, ext_input: Tensor, co_prior: Prior | None = None
     ) -> DecoderOutput:
         """Unroll the dynamics.
 
@@ -281,39 +377,27 @@ class Decoder(nn.Module):
         ic_samp
             (B, ic_dim) initial conditions.
         ci
-            (B, T_rec, 2 ci_enc_dim) controller inputs; or, where S samples of each trial follow
-            each other in the other arguments, those of each trial once, (B / S, T_rec, …).
+            (B, T_rec, 2 ci_enc_dim) controller inputs. Where :meth:`shares_ci` says so, S samples
+            of each trial may follow each other in the other arguments and these be given once for
+            each trial, (B / S, T_rec, 2 ci_enc_dim).
         ext_input
             (B, T_rec, ext_input_dim) external inputs.
-        co_posterior
-            Makes the distribution that the controller output is sampled from; None takes the mean.
+        co_prior
+            Makes the posterior that the controller output is sampled from; None takes its mean.
         """
-        n_trials = len(ic_samp)
         gen_init = self.ic_to_g0(ic_samp)
-        nothing = ic_samp.new_zeros(n_trials, self.co_dim)
         start = DecoderState(
             gen_state=gen_init,
-            con_state=self.con_h0.expand(n_trials, -1),
+            con_state=self.con_h0.expand(len(ic_samp), -1),
             factor=self.rnn.cell.factor(gen_init),
-            co_mean=nothing,
-            co_std=nothing,
-            gen_input=nothing,
         )
-        states = self.rnn(ci, ext_input, start, co_posterior)
-        return DecoderOutput(
-            gen_init=gen_init,
-            gen_states=states.gen_state,
-            con_states=states.con_state,
-            co_means=states.co_mean,
-            co_stds=states.co_std,
-            gen_inputs=states.gen_input,
-            factors=states.factor,
-        )
+        states = self.rnn(ci, ext_input, start, co_prior)
+        return DecoderOutput(gen_init=gen_init, **states._asdict())
+
+    def shares_ci(self) -> bool:
+        """Return whether samples of a trial may share its controller inputs."""
+        return runs_as_defined(self, Decoder) and runs_as_defined(self.rnn, DecoderRNN)
 
     def recurrent_weights(self) -> dict[str, list[Tensor]]:
-        """Return the matrices that ``l2_gen_scale`` and ``l2_con_scale`` penalise."""
-        cell = self.rnn.cell
-        weights: dict[str, list[Tensor]] = {"gen": [cell.gen_cell.weight_hh]}
-        if self.use_con:
-            weights["con"] = [cell.con_cell.weight_hh]
-        return weights
+        """Return the weights that ``l2_gen_scale`` and ``l2_con_scale`` penalise."""
+        return self.rnn.cell.recurrent_weights()

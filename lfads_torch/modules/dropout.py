@@ -2,8 +2,8 @@
 
 from torch import Tensor, nn
 
-from lfads_torch import recurrence as fused
-from lfads_torch.recurrence.masks import random_mask
+from lfads_torch import recurrence
+from lfads_torch.recurrence import random_mask
 
 
 class Dropout(nn.Dropout):
@@ -14,6 +14,6 @@ class Dropout(nn.Dropout):
         if not self.training or self.p == 0 or input.numel() == 0:
             return input
         if input.dim() == 3:
-            return fused.dropped(input, self.p)
+            return recurrence.dropped(input, self.p)
         keep = random_mask(input.shape, 1 - self.p, input.device).to(input.dtype)
         return input * keep.mul_(1 / (1 - self.p))

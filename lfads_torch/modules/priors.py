@@ -8,20 +8,38 @@ one, subclass :class:`Prior` and write ``make_posterior`` and ``forward``.
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal, StudentT
 
 from lfads_torch.errors import UserError
-from lfads_torch.recurrence import location_scale
 
 
 class Prior(nn.Module, ABC):
-    """What a prior must offer."""
+    """Base class of priors.
+
+    Must be overridden: :meth:`make_posterior` and :meth:`forward`. May be declared:
+    :attr:`location_scale`.
+    """
+
+    location_scale: bool = False
+    """Whether ``make_posterior(mean, std)`` is distributed as mean + std · ε.
+
+    ε is then distributed as ``make_posterior(0, 1)``, independently for every bin and dimension,
+    so that the noise of all bins can be drawn at once and the decoder be run fused. Otherwise the
+    controller output is sampled bin by bin. A derived class that overrides
+    :meth:`make_posterior` has to declare it again.
+    """
 
     def __init__(self) -> None:
         super().__init__()
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "make_posterior" in vars(cls) and "location_scale" not in vars(cls):
+            cls.location_scale = False
 
     @abstractmethod
     def make_posterior(self, mean: Tensor, std: Tensor) -> Distribution:
@@ -54,6 +72,11 @@ class Prior(nn.Module, ABC):
         """
 
 
+def location_scale(prior: Prior) -> bool:
+    """Return whether a prior, or an object like one, declares ``location_scale``."""
+    return "make_posterior" not in vars(prior) and getattr(prior, "location_scale", False)
+
+
 def _diagonal_normal(mean: Tensor, std: Tensor) -> Distribution:
     return Independent(Normal(mean, std, validate_args=False), 1, validate_args=False)
 
@@ -66,7 +89,8 @@ def _mean_over_trials(kl: Tensor) -> Tensor:
 class Null(Prior):
     """No prior: the divergence is zero. For models that are not variational."""
 
-    @location_scale
+    location_scale = True
+
     def make_posterior(self, mean: Tensor, std: Tensor) -> Distribution:
         """Return a normal distribution with a diagonal covariance."""
         return _diagonal_normal(mean, std)
@@ -92,6 +116,8 @@ class MultivariateNormal(Prior):
         If a variance is not above 0.
     """
 
+    location_scale = True
+
     def __init__(
         self,
         mean: float | Sequence[float] | Tensor,
@@ -109,7 +135,6 @@ class MultivariateNormal(Prior):
         """The fixed variance, of the prior's shape."""
         return self.logvar.exp()
 
-    @location_scale
     def make_posterior(self, mean: Tensor, std: Tensor) -> Distribution:
         """Return a normal distribution with a diagonal covariance."""
         return _diagonal_normal(mean, std)
@@ -147,6 +172,8 @@ class AutoregressiveMultivariateNormal(Prior):
         If a tau or an nvar is not above 0.
     """
 
+    location_scale = True
+
     def __init__(
         self,
         tau: float | Sequence[float] | Tensor,
@@ -170,7 +197,6 @@ class AutoregressiveMultivariateNormal(Prior):
         """(D) noise variances."""
         return self.lognvars.exp()
 
-    @location_scale
     def make_posterior(self, mean: Tensor, std: Tensor) -> Distribution:
         """Return a normal distribution with a diagonal covariance."""
         return _diagonal_normal(mean, std)
@@ -236,6 +262,8 @@ class MultivariateStudentT(Prior):
         If a scale or df is not above 0.
     """
 
+    location_scale = True
+
     def __init__(
         self,
         loc: float | Sequence[float] | Tensor,
@@ -256,7 +284,6 @@ class MultivariateStudentT(Prior):
         """The scale, of the prior's shape."""
         return self.logscale.exp()
 
-    @location_scale
     def make_posterior(self, mean: Tensor, std: Tensor) -> Distribution:
         """Return a Student-t distribution whose location is ``mean`` and whose scale is ``std``."""
         df = torch.full_like(mean, self.df)

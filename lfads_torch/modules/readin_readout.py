@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from lfads_torch.datamodules import find_session_files, session_shapes
+from lfads_torch.data.sessions import find_session_files, session_shapes
 from lfads_torch.errors import UserError
 from lfads_torch.modules.initializers import init_linear_
 

@@ -21,7 +21,7 @@ from lfads_torch.recurrence import poisson_losses
 
 
 class Reconstruction(nn.Module, ABC):
-    """What a reconstruction must offer, and what it may."""
+    """Base class of reconstructions."""
 
     n_params: int
     """Parameters of the distribution of one sample."""
@@ -68,8 +68,15 @@ class Reconstruction(nn.Module, ABC):
         """
         return None
 
+    def means_are_exponential(self) -> bool:
+        """Return whether the means are the exponential of the only parameter.
+
+        Posterior sampling then averages rates without keeping those of every sample.
+        """
+        return False
+
     def check_data(self, data: Tensor) -> None:
-        """Raise a ValueError if samples, NaN apart, lie where the likelihood is zero."""
+        """Raise a ValueError if samples that are not NaN lie where the likelihood is zero."""
         return None
 
 
@@ -97,6 +104,14 @@ class Poisson(Reconstruction):
     def spike_log_rates(self, output_params: Tensor) -> Tensor:
         """Return the log rates."""
         return output_params[..., 0]
+
+    def means_are_exponential(self) -> bool:
+        """Return whether this class's own way from parameters to means is the one in use."""
+        return (
+            type(self).compute_means is Poisson.compute_means
+            and type(self).reshape_output_params is Reconstruction.reshape_output_params
+            and not {"compute_means", "reshape_output_params"} & set(vars(self))
+        )
 
     def check_data(self, data: Tensor) -> None:
         """Refuse negative counts, and warn of counts that are not whole."""
@@ -288,7 +303,7 @@ class MultisessionReconstruction(nn.ModuleList):
     """
 
     def __init__(self, datafile_pattern: str, recon: Reconstruction) -> None:
-        from lfads_torch.datamodules import find_session_files, session_shapes
+        from lfads_torch.data.sessions import find_session_files, session_shapes
 
         super().__init__(
             for_channels(recon, session_shapes(path).n_recon_channels)

@@ -6,16 +6,18 @@ appendix; the reference implementation): the update gate keeps the *old* state, 
 """
 
 import math
-from types import ModuleType
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lfads_torch import recurrence as fused
+from lfads_torch import recurrence
+from lfads_torch.errors import UserError
+from lfads_torch.modules.parts import Cell, Generator, Spec, declared, make_part, runs_as_defined
+from lfads_torch.recurrence import GRUWeights
 
 
-class ClippedGRUCell(nn.Module):
+class ClippedGRUCell(Generator):
     r"""One step of the recurrence.
 
     .. math::
@@ -70,29 +72,39 @@ class ClippedGRUCell(nn.Module):
             self.bias_ih[2 * self.hidden_size :] = 0
             self.bias_hh.zero_()
 
-    def project(self, inputs: Tensor) -> Tensor:
-        """Return W x + b for inputs (..., D) as (..., 3H); it does not depend on the state."""
-        return F.linear(inputs, self.weight_ih, self.bias_ih)
-
-    def step(self, projected: Tensor, hidden: Tensor) -> Tensor:
-        """Advance the state (B, H) by one bin, given :meth:`project` of its input (B, 3H)."""
+    def forward(self, input: Tensor, hidden: Tensor) -> Tensor:
+        """Return the state after a bin, (B, H), from its input (B, D) and the state before."""
         size = self.hidden_size
         u_zr, u_n = self.weight_hh.split([2 * size, size])
         d_zr, d_n = self.bias_hh.split([2 * size, size])
+        projected = F.linear(input, self.weight_ih, self.bias_ih)
         x_zr, x_n = projected.split([2 * size, size], dim=-1)
         z, r = torch.sigmoid(x_zr + F.linear(hidden, u_zr, d_zr)).chunk(2, dim=-1)
         n = torch.tanh(x_n + F.linear(r * hidden, u_n, d_n))
         return torch.clamp(z * hidden + (1 - z) * n, -self.clip_value, self.clip_value)
 
-    def forward(self, input: Tensor, hidden: Tensor) -> Tensor:
-        """Advance the state (B, H) by one bin with the input (B, D)."""
-        return self.step(self.project(input), hidden)
+    def recurrent_weights(self) -> list[Tensor]:
+        """Return U (3H, H)."""
+        return [self.weight_hh]
+
+    def fused_weights(self) -> GRUWeights | None:
+        """Return W, U, b + d and the clip; None for derived classes and cells with hooks."""
+        if not runs_as_defined(self, ClippedGRUCell):
+            return None
+        bias = self.bias_ih + self.bias_hh
+        return GRUWeights(self.weight_ih, self.weight_hh, bias, self.clip_value)
 
 
 class ClippedGRU(nn.Module):
-    """A :class:`ClippedGRUCell` with encoder initialisation, run over time.
+    """A cell with encoder initialisation, run over time.
 
-    ``recurrence`` says how, see :mod:`lfads_torch.recurrence`.
+    Parameters
+    ----------
+    input_size, hidden_size, clip_value
+        As for :class:`ClippedGRUCell`.
+    cell
+        What makes the cell from these, see :func:`~lfads_torch.modules.parts.make_part`;
+        :class:`ClippedGRUCell` by default.
     """
 
     def __init__(
@@ -100,55 +112,96 @@ class ClippedGRU(nn.Module):
         input_size: int,
         hidden_size: int,
         clip_value: float = math.inf,
-        recurrence: str = "auto",
+        cell: Spec = None,
     ) -> None:
         super().__init__()
-        self.recurrence = fused.check_choice(recurrence)
-        self.cell = ClippedGRUCell(input_size, hidden_size, clip_value, is_encoder=True)
+        self.input_size = input_size
+        self.hidden_size = hidden_size
+        self.clip_value = clip_value
+        self.cell = make_part(
+            "model.encoder.cell",
+            cell,
+            ClippedGRUCell,
+            input_size=input_size,
+            hidden_size=hidden_size,
+            clip_value=clip_value,
+            is_encoder=True,
+        )
 
     def forward(self, input: Tensor, h_0: Tensor) -> tuple[Tensor, Tensor]:
         """Run over the input (B, T, D) from the state (B, H).
 
         Returns the states (B, T, H) and the last of them (B, H).
         """
-        kernels = self._kernels(input, h_0)
-        if kernels is not None:
-            return fused.run_gru(self.cell, kernels, input, h_0)
+        fused = self._fused(input, h_0)
+        if fused is not None:
+            return recurrence.run_gru(*fused, input, h_0)
         hidden = h_0
         states = []
-        for projected in self.cell.project(input).unbind(1):
-            hidden = self.cell.step(projected, hidden)
+        for input_t in input.unbind(1):
+            hidden = self.cell(input_t, hidden)
             states.append(hidden)
         return torch.stack(states, dim=1), hidden
 
     def backwards(self, input: Tensor, h_0: Tensor) -> tuple[Tensor, Tensor]:
         """Run against time, from the last bin to the first; states are in the order of time."""
-        kernels = self._kernels(input, h_0)
-        if kernels is not None:
-            return fused.run_gru(self.cell, kernels, input, h_0, reverse=True)
+        fused = self._fused(input, h_0) if runs_as_defined(self, ClippedGRU) else None
+        if fused is not None:
+            return recurrence.run_gru(*fused, input, h_0, reverse=True)
         states, final = self(input.flip(1), h_0)
         return states.flip(1), final
 
-    def _kernels(self, input: Tensor, h_0: Tensor) -> ModuleType | None:
-        """Return what runs the whole sequence at once, None where it is to be done by steps."""
-        if not fused.is_original(self.cell, ClippedGRUCell):
+    def recurrent_weights(self) -> list[Tensor]:
+        """Return the recurrent weights that the cell declares."""
+        weights: list[Tensor] = declared(self.cell, "recurrent_weights", Cell)()
+        return weights
+
+    def why_step_by_step(self) -> str | None:
+        """Return why no fused implementation can run this; None if one can."""
+        if declared(self.cell, "fused_weights", Cell)() is None:
+            return f"its cell, {type(self.cell).__name__}, declares no fused_weights"
+        return None
+
+    def _fused(self, input: Tensor, h_0: Tensor) -> tuple[recurrence.Backend, GRUWeights] | None:
+        """Return what runs the whole sequence at once; None where it has to be done by steps."""
+        weights = declared(self.cell, "fused_weights", Cell)()
+        if weights is None:
             return None
-        return fused.choose(self.recurrence, input, h_0, *self.cell.parameters())
+        backend = recurrence.choose(input, h_0, *self.cell.parameters())
+        return None if backend is None else (backend, weights)
 
 
 class BidirectionalClippedGRU(nn.Module):
-    """Two :class:`ClippedGRU`, one of which runs backwards in time."""
+    """Two :class:`ClippedGRU`, one of which runs backwards in time.
+
+    Parameters are those of :class:`ClippedGRU`; ``cell`` must not be a module, which both
+    directions would share.
+
+    Raises
+    ------
+    UserError
+        If ``cell`` is a module.
+    """
 
     def __init__(
         self,
         input_size: int,
         hidden_size: int,
         clip_value: float = math.inf,
-        recurrence: str = "auto",
+        cell: Spec = None,
     ) -> None:
         super().__init__()
-        self.fwd_gru = ClippedGRU(input_size, hidden_size, clip_value, recurrence)
-        self.bwd_gru = ClippedGRU(input_size, hidden_size, clip_value, recurrence)
+        if isinstance(cell, nn.Module):
+            raise UserError(
+                f"model.encoder.cell must be a class or a partial of one, from which a cell is "
+                f"made for each direction, but is a module ({type(cell).__name__})."
+            )
+        self.input_size = input_size
+        self.hidden_size = hidden_size
+        self.clip_value = clip_value
+        self.cell = cell
+        self.fwd_gru = ClippedGRU(input_size, hidden_size, clip_value, cell)
+        self.bwd_gru = ClippedGRU(input_size, hidden_size, clip_value, cell)
 
     def forward(
         self, input: Tensor, h_0: Tensor
@@ -159,13 +212,14 @@ class BidirectionalClippedGRU(nn.Module):
         the final state of either direction, each (B, H).
         """
         fwd_states, fwd_final = self.fwd_gru(input, h_0[0])
-        if fused.is_original(self.bwd_gru, ClippedGRU):
-            bwd_states, bwd_final = self.bwd_gru.backwards(input, h_0[1])
-        else:
-            flipped, bwd_final = self.bwd_gru(input.flip(1), h_0[1])
-            bwd_states = flipped.flip(1)
+        run_backwards = declared(self.bwd_gru, "backwards", ClippedGRU)
+        bwd_states, bwd_final = run_backwards(input, h_0[1])
         return (fwd_states, bwd_states), (fwd_final, bwd_final)
 
     def recurrent_weights(self) -> list[Tensor]:
-        """Return the recurrent matrices (3H, H) that the L2 penalty counts."""
-        return [self.fwd_gru.cell.weight_hh, self.bwd_gru.cell.weight_hh]
+        """Return the recurrent weights that the cells of both directions declare."""
+        return [
+            weight
+            for gru in (self.fwd_gru, self.bwd_gru)
+            for weight in declared(gru, "recurrent_weights", Cell)()
+        ]

@@ -1,63 +1,66 @@
-"""The recurrences of encoder and decoder, fused: one interface, two implementations.
+"""The recurrences of encoder and decoder, fused: one interface, several implementations.
 
-What is computed is stated step by step by :class:`~lfads_torch.modules.recurrent.ClippedGRUCell`
-and :class:`~lfads_torch.modules.decoder.DecoderCell`. Here whole sequences are run at once, with
-backward passes through time written by hand, either in PyTorch (:mod:`.eager`, on any device) or in
-C++ (:mod:`.compiled`, on a CPU). Both compute the same but for rounding, from the same random
-numbers.
+Here whole sequences are run at once, with backward passes through time written by hand. This
+package knows tensors only: which weights belong to a model, and whether its parts are those that
+can be run this way, is for the parts to say. Implementations (:class:`Backend`) are listed in
+:data:`BACKENDS`: C++ on a CPU (:mod:`.compiled`), and PyTorch on any device (:mod:`.pytorch`). They
+compute the same but for rounding, from the same random numbers.
 
-``recurrence``, an argument of the model, says which is taken:
+``recurrence``, an argument of the model, says which is taken, and so does :func:`using` for
+everything that is run within it:
 
-- ``auto``: compiled where that is possible, else PyTorch;
+- ``auto``: the first of :data:`BACKENDS` that can work on the tensors at hand;
 - ``torch``: PyTorch;
-- ``compiled``: compiled, with an error where that cannot be built; tensors that are not on a CPU
-  take PyTorch;
-- ``plain``: the cells, step by step: slow, but differentiable any number of times.
+- ``compiled``: C++, with an error where it cannot be built; tensors that are not on a CPU take
+  PyTorch;
+- ``plain``: step by step: slow, but differentiable any number of times.
 
 What a step does to whole tensors before and after the recurrences follows the same choice
-(:mod:`.pointwise`, :mod:`.masks`, :mod:`.sequences`).
+(:mod:`.linear`, :mod:`.poisson`, :mod:`.pointwise`, :mod:`.sequences`).
 
-What is not exactly the parts of this library (a cell of the user's own, a hook, autocast, a
-transform of :mod:`torch.func`) runs step by step without being asked to.
+Under autocast, a transform of :mod:`torch.func`, tracing or compilation everything runs step by
+step without being asked to.
 """
 
-from lfads_torch.recurrence.interface import (
-    CHOICES,
-    check_choice,
-    choose,
-    is_linear,
-    is_original,
-    linear,
-    location_scale,
-    mean_rates,
-    run_decoder,
-    run_gru,
-)
-from lfads_torch.recurrence.pointwise import (
-    masked,
-    pass_gradients,
-    poisson_losses,
-    poisson_sums,
-    running,
-)
+from lfads_torch.recurrence.backend import Backend
+from lfads_torch.recurrence.choice import BACKENDS, CHOICES, check_choice, choose, using
+from lfads_torch.recurrence.decoder import dropout_draws, run_decoder
+from lfads_torch.recurrence.gru import run_gru
+from lfads_torch.recurrence.linear import linear, mean_rates
+from lfads_torch.recurrence.masks import random_mask
+from lfads_torch.recurrence.pointwise import masked, pass_gradients
+from lfads_torch.recurrence.poisson import poisson_losses, poisson_sums
 from lfads_torch.recurrence.sequences import dropped, lagged
+from lfads_torch.recurrence.tuples import (
+    DecoderStates,
+    DecoderWeights,
+    Draws,
+    GRUStates,
+    GRUWeights,
+)
 
 __all__ = [
+    "BACKENDS",
     "CHOICES",
+    "Backend",
+    "DecoderStates",
+    "DecoderWeights",
+    "Draws",
+    "GRUStates",
+    "GRUWeights",
     "check_choice",
     "choose",
+    "dropout_draws",
     "dropped",
-    "is_linear",
-    "is_original",
     "lagged",
     "linear",
-    "location_scale",
     "masked",
     "mean_rates",
     "pass_gradients",
     "poisson_losses",
     "poisson_sums",
+    "random_mask",
     "run_decoder",
     "run_gru",
-    "running",
+    "using",
 ]

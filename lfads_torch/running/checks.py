@@ -6,6 +6,7 @@ Arguments of older versions are translated here as well.
 
 import re
 import warnings
+from collections.abc import Sequence
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
@@ -75,23 +76,28 @@ def check_model(model: DictConfig) -> None:
         )
 
 
-def drop_inherited_arguments(config: DictConfig, base: DictConfig) -> None:
+def drop_inherited_arguments(config: DictConfig, packaged: Sequence[DictConfig]) -> None:
     """Remove, in place, arguments of replaced parts that only the replaced part takes.
 
-    Composition merges a part of the user's into the part of the same name in the packaged
-    ``model/base.yaml`` (``base``), arguments included, even where the class is another one.
+    Composition merges a part of the user's into the part of the same name in the ``packaged``
+    models on which configurations are built, arguments included, even where the class is another
+    one.
     """
     if not isinstance(config.get("model"), DictConfig):
         return
     for key, node in find_targets(config.model):
-        inherited = base.get(key)
-        if not isinstance(inherited, DictConfig) or inherited._target_ == node._target_:
+        replaced = [
+            part
+            for part in (model.get(key) for model in packaged)
+            if isinstance(part, DictConfig) and part._target_ != node._target_
+        ]
+        if not replaced:
             continue
         parameters = parameters_of(import_target(node._target_, f"model.{key}._target_"))
         if takes_any_keyword(parameters):
             continue
         with open_dict(node):
-            for name in map(str, inherited):
+            for name in {str(name) for part in replaced for name in part}:
                 if name in node and name not in (*HYDRA_KEYS, *parameters):
                     del node[name]
 
@@ -127,7 +133,7 @@ def warn_if_unregularised(config: DictConfig) -> None:
     if scales and model.get("variational") and not any(model[name] for name in scales):
         warnings.warn(
             "All L2 and KL scales of the model are 0: it trains without regularisation. This file "
-            "is meant for sweeps; for a single run set, say, model.kl_ic_scale=1e-5 "
+            "is meant for sweeps; for a single run set, for example, model.kl_ic_scale=1e-5 "
             "model.kl_co_scale=1e-5, or use model=generic.",
             stacklevel=3,
         )

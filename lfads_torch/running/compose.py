@@ -34,6 +34,7 @@ from lfads_torch.running.checks import (
     translate_trainer_arguments,
     warn_if_unregularised,
 )
+from lfads_torch.running.parts import defer_parts, hydra_overrides
 from lfads_torch.running.sizes import infer_dimensions
 from lfads_torch.utils import flatten
 
@@ -167,7 +168,9 @@ def compose(
         raise UserError(f"The configuration {name} cannot be resolved: {error}") from error
     check_complete(resolved)
     translate_trainer_arguments(resolved)
-    drop_inherited_arguments(resolved, _base_model())
+    if isinstance(resolved.get("model"), DictConfig):
+        defer_parts(resolved.model)
+    drop_inherited_arguments(resolved, _packaged_models())
     check_keys(resolved)
     infer_dimensions(resolved)
     check_model(resolved.model)
@@ -203,7 +206,8 @@ def compose_unresolved(
         OmegaConf.set_struct(config, False)
         OmegaConf.set_readonly(config, False)
     folders.append(packaged_configs())
-    return _compose(config, name, format_overrides(overrides), folders)
+    words = hydra_overrides(format_overrides(overrides))
+    return _compose(config, name, words, folders)
 
 
 def _load(path: Path) -> DictConfig:
@@ -223,9 +227,10 @@ def _load(path: Path) -> DictConfig:
     return config
 
 
-def _base_model() -> DictConfig:
-    """Return the packaged ``model/base.yaml``, on which models in configurations are built."""
-    return _load(packaged_configs() / "model" / "base.yaml")
+def _packaged_models() -> list[DictConfig]:
+    """Return the packaged models on which models in configurations are built."""
+    names = ("base", "single_session", "multisession")
+    return [_load(packaged_configs() / "model" / f"{name}.yaml") for name in names]
 
 
 def _compose(

@@ -7,9 +7,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from lfads_torch.datamodules import MANDATORY_KEYS, BasicDataModule
+from lfads_torch.data.schema import MANDATORY_KEYS
+from lfads_torch.datamodules import BasicDataModule
 from lfads_torch.errors import MissingFileError, UserError
 from lfads_torch.model import LFADS
+from lfads_torch.modules.mlp_readout import MLPReadout
 from lfads_torch.running.run_folder import checkpoint_of_run, read_config
 from lfads_torch.running.training import Run, sample
 from lfads_torch.tuples import SessionBatch
@@ -153,5 +155,6 @@ def _check_fits(model: LFADS, session: int, batch: SessionBatch, split: str, pat
 
 
 def _size(module: nn.Module, end: str) -> int | None:
-    """Return the size of a linear map's input (``"in"``) or output (``"out"``), else None."""
-    return getattr(module, f"{end}_features") if isinstance(module, nn.Linear) else None
+    """Return the size of a module's input (``"in"``) or output (``"out"``); None if not known."""
+    known = isinstance(module, nn.Linear | MLPReadout)
+    return getattr(module, f"{end}_features") if known else None

@@ -22,10 +22,12 @@ import torch
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from torch import nn
 
-from lfads_torch.checkpoints import load_checkpoint
-from lfads_torch.datamodules import BasicDataModule, SessionShapes, session_shapes
+from lfads_torch.checkpoints import load_weights
+from lfads_torch.data.sessions import SessionShapes, session_shapes
+from lfads_torch.datamodules import BasicDataModule
 from lfads_torch.errors import MissingFileError, UserError
 from lfads_torch.model import LFADS
+from lfads_torch.modules.mlp_readout import MLPReadout
 from lfads_torch.modules.readin_readout import MultisessionReadin, MultisessionReadout
 from lfads_torch.modules.recons import Reconstruction, for_channels
 
@@ -110,7 +112,7 @@ def add_session(
             default_root_dir=folder,
         )
         trainer.fit(one, datamodule)
-        one.load_state_dict(load_checkpoint(best.best_model_path)["state_dict"])
+        load_weights(one, best.best_model_path)
     return append_session(model, one)
 
 
@@ -129,7 +131,8 @@ def one_session_model(
 
     - The read-in is linear, like those of the other sessions. Where these are identities (in
       models of one session) it is an identity too, and the new session needs as many channels.
-    - The read-out is linear.
+    - The read-out is linear, or, where that of session 0 is a multilayer perceptron, one of the
+      same architecture.
     - The reconstruction is a copy of session 0's, or, where it has parameters for each channel
       (``recon_dim``), a new one with the same arguments.
 
@@ -180,7 +183,11 @@ def one_session_model(
     else:
         aligned = pcr_init and shapes.n_components is not None
         readin = MultisessionReadin(pattern, hps.encod_data_dim, aligned, requires_grad=True)[0]
-    readout = MultisessionReadout(pattern, hps.fac_dim, aligned, recon_params=recon.n_params)[0]
+    readout: nn.Module
+    if isinstance(model.readout[0], MLPReadout):
+        readout = model.readout[0].with_outputs(shapes.n_recon_channels * recon.n_params)
+    else:
+        readout = MultisessionReadout(pattern, hps.fac_dim, aligned, recon_params=recon.n_params)[0]
     one = _with_sessions(model, [readin], [readout], [recon], {**_ENDED_RAMPS, **changes})
     for name in _SHARED:
         getattr(one, name).requires_grad_(False)
@@ -280,7 +287,9 @@ def _with_sessions(
     names = ("ic_prior", "co_prior", "train_aug_stack", "infer_aug_stack")
     shared = {name: copy.deepcopy(getattr(model, name)) for name in names}
     sessions = {"readin": readin, "readout": readout, "reconstruction": recon}
-    made = type(model)(**{**model.hparams, **shared, **changes, **sessions})
-    made.encoder.load_state_dict(model.encoder.state_dict())
-    made.decoder.load_state_dict(model.decoder.state_dict())
+    parts = {name: copy.deepcopy(model._part(name)) for name in ("encoder", "decoder")}
+    made = type(model)(**{**model.hparams, **shared, **parts, **changes, **sessions})
+    # Copies of the modules, not of their weights: a module that was put in by hand stays in.
+    made.encoder = copy.deepcopy(model.encoder)
+    made.decoder = copy.deepcopy(model.decoder)
     return made.to(model.device).train()

@@ -8,6 +8,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from lfads_torch.analysis.figures import plot_run
+from lfads_torch.analysis.scores import validation_scores
 from lfads_torch.checkpoints import describe
 from lfads_torch.model import LFADS
 from lfads_torch.running.compose import compose
@@ -25,7 +26,6 @@ from lfads_torch.running.run_folder import (
     read_config,
     write_summary,
 )
-from lfads_torch.running.sampling import validation_scores
 from lfads_torch.running.training import build, fit, sample, training_summary
 
 MODEL = "model.ckpt"

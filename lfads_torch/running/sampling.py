@@ -4,23 +4,21 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
 import torch
-from scipy.ndimage import gaussian_filter1d
 from torch import Tensor
 
 from lfads_torch import utils
-from lfads_torch.datamodules import BasicDataModule, load_session
+from lfads_torch.data.sessions import load_session
+from lfads_torch.datamodules import BasicDataModule
 from lfads_torch.errors import UserError
 from lfads_torch.files import move_aside
-from lfads_torch.metrics import r2_score, regional_bits_per_spike
 from lfads_torch.model import LFADS
-from lfads_torch.modules.decoder import Decoder, DecoderRNN
-from lfads_torch.modules.recons import Poisson, PoissonBPS
-from lfads_torch.recurrence import is_linear, is_original, mean_rates
+from lfads_torch.modules.decoder import Decoder
+from lfads_torch.modules.parts import declared, linear_weights
+from lfads_torch.recurrence import mean_rates, using
 from lfads_torch.tuples import Encoding, SessionBatch, SessionOutput
 from lfads_torch.utils import send_batch_to_device
 
@@ -100,72 +98,6 @@ def run_posterior_sampling(
         ]
     finally:
         model.train(was_training)
-
-
-def validation_scores(model: LFADS, output_file: str | Path, session: int = 0) -> dict[str, float]:
-    """Score what :func:`run_posterior_sampling` saved of the validation trials.
-
-    Parameters
-    ----------
-    model
-        The model, which says what its reconstruction means.
-    output_file
-        The file of the session.
-    session
-        The session.
-
-    Returns
-    -------
-    dict of str to float
-        For spike counts bits per spike, ``bps``, ``co_bps`` and ``fp_bps`` (those that there are);
-        where the true rates are known, ``r2`` to them, and for comparison that of the validation
-        data smoothed by the Gaussian whose width, ``smoothing_width`` in bins, suits best.
-    """
-    with h5py.File(output_file) as file:
-        read = {
-            key: torch.tensor(file[f"valid_{key}"][()]).float()
-            for key in ("encod_data", "recon_data", "output_params", "truth")
-            if f"valid_{key}" in file
-        }
-        factor = (
-            np.asarray(file["conversion_factor"]).item() if "conversion_factor" in file else 1.0
-        )
-    rates, counts = read["output_params"], read["recon_data"]
-    _, n_bins, n_channels = read["encod_data"].shape
-    scores: dict[str, float] = {}
-    if isinstance(model.recon[session], Poisson):
-        bps = regional_bits_per_spike(rates.log(), counts, n_channels, n_bins)
-        scores |= {name: float(v) for name, v in zip(("bps", "co_bps", "fp_bps"), bps, strict=True)}
-    if "truth" in read:
-        truth = read["truth"] / factor
-        scores["r2"] = float(r2_score(rates, truth))
-        scores["smoothing_r2"], scores["smoothing_width"] = best_smoothing(counts, truth)
-    return {name: value for name, value in scores.items() if not np.isnan(value)}
-
-
-def best_smoothing(counts: Tensor, truth: Tensor) -> tuple[float, float]:
-    """Return the R² to the true rates of counts smoothed by the best Gaussian, and its width.
-
-    The baseline that every model of single trials has to beat. Its width is chosen in its favour,
-    on the very trials that it is scored on.
-
-    Parameters
-    ----------
-    counts, truth
-        (B, T, N) spike counts and true rates, in spikes per bin.
-
-    Returns
-    -------
-    tuple of float
-        R², averaged over channels, and the standard deviation of the Gaussian in bins.
-    """
-    widths = np.geomspace(0.5, max(counts.shape[1] / 2, 1.0), 24)
-    scores = [
-        float(r2_score(torch.tensor(gaussian_filter1d(counts.numpy(), width, axis=1)), truth))
-        for width in widths
-    ]
-    best = int(np.argmax(scores))
-    return scores[best], float(widths[best])
 
 
 def _sample_session(
@@ -250,15 +182,17 @@ class _Sampling:
             for first in range(0, self.num_samples, chunk):
                 n_samples = min(chunk, self.num_samples - first)
                 repeated = _repeat(model, encoding, session, trials, n_samples)
-                output = model.unroll(repeated, model.hparams.variational)[session]
+                decoded = model.unroll(repeated, model.hparams.variational)
+                fields = {"ic_mean": repeated.ic_mean, "ic_std": repeated.ic_std}
+                fields |= decoded._asdict()
                 rates = None
                 if not (self.save_std or self.save_samples):
-                    rates = _mean_rates(model, session, output["factors"], n_samples)
+                    rates = _mean_rates(model, session, decoded.factors, n_samples)
                 if rates is not None:
                     moments["output_params"].update_mean(rates, n_samples)
                 else:
-                    output["output_params"] = model.read_out(session, output["factors"])
-                for field, values in output.items():
+                    fields["output_params"] = model.read_out(session, decoded.factors)
+                for field, values in fields.items():
                     values = values.unflatten(0, (-1, n_samples))
                     moments[field].update(values)
                     if self.save_samples:
@@ -319,8 +253,7 @@ def _repeat(
         return tensor[trials].repeat_interleave(n_samples, dim=0)
 
     ic_mean = repeated(encoding.ic_mean)
-    # Our own decoder takes the controller inputs of each trial once.
-    shared = is_original(model.decoder, Decoder) and is_original(model.decoder.rnn, DecoderRNN)
+    shared = declared(model.decoder, "shares_ci", Decoder)()
     return Encoding(
         ic_mean=ic_mean,
         ic_std=repeated(encoding.ic_std),
@@ -332,11 +265,11 @@ def _repeat(
 
 def _mean_rates(model: LFADS, session: int, factors: Tensor, n_samples: int) -> Tensor | None:
     """Return the mean rates over samples (trials, T, N); None where they are not exp(linear)."""
-    readout: Any = model.readout[session]
-    poisson = any(is_original(model.recon[session], cls) for cls in (Poisson, PoissonBPS))
-    if not is_linear(readout) or not poisson:
+    linear = linear_weights(model.readout[session])
+    if linear is None or not model.recon[session].means_are_exponential():
         return None
-    return mean_rates(readout, model.hparams.recurrence, factors, n_samples)
+    with using(model.hparams.recurrence):
+        return mean_rates(factors, *linear, n_samples)
 
 
 def _numpy(values: Tensor) -> np.ndarray:

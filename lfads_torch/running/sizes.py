@@ -7,7 +7,7 @@ import hydra
 from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from lfads_torch.datamodules import SessionShapes, find_session_files, session_shapes
+from lfads_torch.data.sessions import SessionShapes, find_session_files, session_shapes
 from lfads_torch.errors import UserError
 from lfads_torch.running.targets import takes
 
@@ -60,7 +60,8 @@ def infer_dimensions(config: DictConfig) -> None:
             _infer_readout(model, readouts[i], key, n_params, shapes, path)
         elif takes(model.get("readout"), "recon_params"):
             fill_or_check(model.readout, "model.readout.recon_params", n_params, path)
-            if model.readout.get("pcr_init", True) and shapes.n_components is not None:
+            aligned = takes(model.readout, "pcr_init") and model.readout.get("pcr_init", True)
+            if aligned and shapes.n_components is not None:
                 fill_or_check(model, "model.fac_dim", shapes.n_components, path)
         if not readins and takes(model.get("readin"), "pcr_init"):
             pcr_init = model.readin.get("pcr_init", True)

@@ -8,7 +8,8 @@ from typing import Any
 from omegaconf import DictConfig
 
 from lfads_torch.analysis.figures import plot_run
-from lfads_torch.checkpoints import load_checkpoint
+from lfads_torch.analysis.scores import validation_scores
+from lfads_torch.checkpoints import load_weights
 from lfads_torch.running.compose import compose
 from lfads_torch.running.paths import make_data_path_absolute, placed_in
 from lfads_torch.running.run_folder import (
@@ -18,7 +19,6 @@ from lfads_torch.running.run_folder import (
     read_summary,
     write_summary,
 )
-from lfads_torch.running.sampling import validation_scores
 from lfads_torch.running.training import Run, fit, prepare, sample, training_summary
 
 
@@ -87,8 +87,7 @@ def complete_run(
         summary = training_summary(run, time.monotonic() - start, run_dir)
         write_summary(run_dir, summary)
     else:
-        result = load_checkpoint(checkpoint_of_run(run_dir))
-        run.model.load_state_dict(result["state_dict"])
+        load_weights(run.model, checkpoint_of_run(run_dir))
     sample(config, run)
     summary["scores"] = [
         validation_scores(run.model, path, session) for session, path in enumerate(run.output_files)

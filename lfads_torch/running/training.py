@@ -18,15 +18,14 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from lfads_torch.checkpoints import load_checkpoint
-from lfads_torch.data.windows import is_chopped, merge_file
+from lfads_torch.checkpoints import load_weights
+from lfads_torch.data.windows.merge import is_chopped, merge_file
 from lfads_torch.datamodules import BasicDataModule
 from lfads_torch.errors import UserError
 from lfads_torch.model import LFADS
-from lfads_torch.running.callbacks import EpochSeed, LastCheckpoint
+from lfads_torch.running.callbacks import EpochSeed, LastCheckpoint, MovedCheckpoints
 from lfads_torch.running.compose import compose
 from lfads_torch.running.loggers import make_loggers
-from lfads_torch.running.moved_checkpoints import MovedCheckpoints
 from lfads_torch.running.run_folder import checkpoint_in_folder
 
 
@@ -88,7 +87,7 @@ def run_model(
     if do_train:
         fit(config, run, checkpoint)
     elif checkpoint is not None:
-        run.model.load_state_dict(load_checkpoint(checkpoint)["state_dict"])
+        load_weights(run.model, checkpoint)
     if do_posterior_sample:
         sample(config, run)
     return run
@@ -123,7 +122,7 @@ def build(config: DictConfig) -> Run:
 
 
 def fit(config: DictConfig, run: Run, checkpoint: Path | None = None) -> None:
-    """Train as :func:`train` does, then restore the best weights if the configuration says so."""
+    """Train as :func:`train` does; restore the best weights if the configuration asks for it."""
     train(config, run, checkpoint)
     if config.posterior_sampling.use_best_ckpt:
         _restore_best(run)
@@ -171,7 +170,7 @@ def train(
 
 
 def sample(config: DictConfig, run: Run) -> None:
-    """Sample the posteriors as the configuration says, and merge windows of recordings.
+    """Sample the posteriors as the configuration asks, and merge windows of recordings.
 
     The random number generators are seeded first, so that a run that was interrupted draws the
     samples that it would have drawn without the interruption.
@@ -189,7 +188,7 @@ def sample(config: DictConfig, run: Run) -> None:
 
 
 def training_summary(run: Run, seconds: float, run_dir: Path) -> dict[str, Any]:
-    """Return what the summary of a run says of its training.
+    """Return the entries of a run's summary that concern training.
 
     Parameters
     ----------
@@ -271,7 +270,7 @@ def _restore_best(run: Run) -> None:
         )
         return
     run.best_checkpoint = path
-    run.model.load_state_dict(load_checkpoint(path)["state_dict"])
+    load_weights(run.model, path)
 
 
 def _ignore_irrelevant_warnings() -> None:

@@ -1,4 +1,4 @@
-"""The page about the benchmark names sizes and commands that fit each other."""
+"""The sizes of recordings in docs/nlb.md are those of the models that its commands train."""
 
 import re
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lfads_torch.datamodules import DANDI
+from lfads_torch.data.catalogue import DANDI
 from lfads_torch.running.compose import compose
 from tests.conftest import write_file
 
@@ -18,7 +18,7 @@ RECORDINGS = {name: (number, *map(int, sizes)) for name, number, *sizes in ROWS}
 COMMANDS = re.findall(r"^\| [\w, -]+ \| `(model=[^`]+)` \|", PAGE, re.M)
 
 
-def test_the_page_has_them_all():
+def test_the_page_names_all_recordings():
     assert {name: row[0] for name, row in RECORDINGS.items()} == DANDI
     assert len(COMMANDS) == len(DANDI) + 1
 

@@ -1,8 +1,4 @@
-"""Submissions hold the rates that they should, where the benchmark looks for them."""
-
-import runpy
-import sys
-from pathlib import Path
+"""Submissions contain the right rates under the names that the benchmark expects."""
 
 import h5py
 import numpy as np
@@ -15,10 +11,9 @@ from lfads_torch.datamodules import BasicDataModule
 from lfads_torch.modules.readin_readout import FanInLinear
 from lfads_torch.modules.recons import Poisson
 from lfads_torch.running.sampling import run_posterior_sampling
+from tests.analysis.submissions import run_dir
 from tests.conftest import tiny_model
 from tests.datasets.nlb.benchmark import N_ENC, N_TRIALS, T_ENC, benchmark_arrays, write
-
-SCRIPT = Path(__file__).parents[2] / "scripts" / "make_nlb_submission.py"
 
 
 def read(path):
@@ -32,23 +27,13 @@ def read(path):
     return found
 
 
-def run_dir(folder, name, arrays, model=None, **datamodule):
-    """Make the output that a run on these data leaves."""
-    path = write(folder / name, arrays)
-    dm = BasicDataModule(str(path), batch_size=16, **datamodule)
-    run_posterior_sampling(
-        model or tiny_model(), dm, folder / "run" / "lfads_output.h5", num_samples=2
-    )
-    return folder / "run"
-
-
 @pytest.fixture
 def validation(tmp_path):
     return run_dir(tmp_path, "mc_maze-20ms-val.h5", benchmark_arrays())
 
 
 def with_test_trials(arrays, n=7):
-    """Number the trials as in a recording where training and validation trials take turns."""
+    """Add test trials, and number the trials as in a recording that mixes the splits."""
     rng = np.random.default_rng(4)
     inds = rng.permutation(sum(N_TRIALS.values()))
     test = rng.poisson(1.0, (n, T_ENC, N_ENC)).astype("float32")
@@ -124,16 +109,16 @@ def test_test_phase_merges_training_and_validation_trials_in_order(tmp_path):
     )
 
 
-def test_trials_dealt_out_anew(tmp_path):
-    """In the test phase their order is restored, in the validation phase they are refused."""
+def test_shuffled_trials(tmp_path):
+    """Their order is restored in the test phase, and they are refused in the validation phase."""
     arrays = with_test_trials(benchmark_arrays())
     keys = {"reshuffle_tv_seed": 3, "reshuffle_tv_ratio": 0.9}
     folder = run_dir(tmp_path, "mc_maze-05ms-test.h5", arrays, **keys)
     (tmp_path / "b").mkdir()
     plain = run_dir(tmp_path / "b", "mc_maze-05ms-test.h5", arrays)
-    dealt, whole = (read(make_nlb_submission(f)) for f in (folder, plain))
+    shuffled, whole = (read(make_nlb_submission(f)) for f in (folder, plain))
     for key in whole:
-        assert dealt[key].shape == whole[key].shape
+        assert shuffled[key].shape == whole[key].shape
     spikes = np.concatenate([arrays["train_encod_data"], arrays["valid_encod_data"]])
     order = np.argsort(np.concatenate([arrays["train_inds"], arrays["valid_inds"]]))
     output = read(folder / "lfads_output_sess0.h5")
@@ -141,7 +126,7 @@ def test_trials_dealt_out_anew(tmp_path):
         for split in ("train", "valid"):
             for j in np.flatnonzero((output[f"{split}_encod_data"] == trial).all((1, 2))):
                 np.testing.assert_array_equal(
-                    dealt["mc_maze/train_rates_heldin"][i],
+                    shuffled["mc_maze/train_rates_heldin"][i],
                     output[f"{split}_output_params"][j, :T_ENC, :N_ENC],
                 )
     with pytest.raises(ValueError, match=r"train_inds is not ascending.*reshuffle_tv_seed"):
@@ -194,7 +179,7 @@ def test_the_best_model_of_a_sweep(tmp_path, validation):
 
 
 def test_rates_that_are_not_in_the_folder(tmp_path, validation):
-    (validation / "lfads_output_sess0.1.h5").touch()  # of an earlier sampling: ignored
+    (validation / "lfads_output_sess0.1.h5").touch()  # a renamed file of an earlier sampling
     inferred = tmp_path / "inferred.h5"
     (validation / "lfads_output_sess0.h5").rename(inferred)
     with pytest.raises(FileNotFoundError, match=r"has no lfads_output_sess\*\.h5"):
@@ -213,7 +198,7 @@ def test_rates_that_are_not_in_the_folder(tmp_path, validation):
         ("mc_maze-10ms-val.h5", "bin_width_ms must be one of 5, 20, but is 10"),
     ],
 )
-def test_names_say_which_recording_it_is(tmp_path, name, expected):
+def test_the_recording_is_found_from_the_name(tmp_path, name, expected):
     path = tmp_path / "out.h5"
     with h5py.File(path, "w") as file:
         file.attrs["session_file"] = name
@@ -228,7 +213,7 @@ def test_names_say_which_recording_it_is(tmp_path, name, expected):
         identify(path, "mc_mase", 5, "val")
 
 
-def test_what_cannot_be_submitted(tmp_path, validation):
+def test_rates_that_cannot_be_submitted(tmp_path, validation):
     with pytest.raises(ValueError, match=r"has no test_output_params: a submission for the test"):
         make_nlb_submission(validation, phase="test")
     with h5py.File(validation / "lfads_output_sess0.h5", "a") as file:
@@ -238,24 +223,3 @@ def test_what_cannot_be_submitted(tmp_path, validation):
     ):
         make_nlb_submission(validation)
     assert not list(validation.glob("nlb_submission*"))
-
-
-def test_the_script(validation, monkeypatch, capsys):
-    def main(*arguments):
-        monkeypatch.setattr(sys, "argv", ["make_nlb_submission.py", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            runpy.run_path(str(SCRIPT), run_name="__main__")
-        return ended.value.code, capsys.readouterr()
-
-    code, said = main(validation)
-    assert code == 0
-    lines = said.out.splitlines()
-    assert lines[0] == str(validation / "nlb_submission_val.h5")
-    scores = dict(line.split()[-2:] for line in lines[1:] if "co-bps" in line)
-    expected = score_nlb_submission(lines[0], [validation / "lfads_output_sess0.h5"])
-    assert float(scores["co-bps"]) == pytest.approx(
-        expected[0]["mc_maze_20_split"]["co-bps"], abs=5e-5
-    )
-    code, said = main(validation / "nothing")
-    assert code == 1
-    assert "FileNotFoundError" in said.err

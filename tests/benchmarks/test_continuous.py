@@ -78,8 +78,8 @@ def test_the_whole_benchmark(recording, tmp_path, monkeypatch, capsys):
 
 def test_seams_of_windows_that_differ(tmp_path, recording):
     """Windows with offsets of their own jump where they are laid end to end, and fade if merged."""
-    from lfads_torch.data.windows import chop_recording
-    from lfads_torch.datasets.synthetic import write_h5
+    from lfads_torch.data.hdf5 import write_h5
+    from lfads_torch.data.windows.chop import chop_recording
 
     arrays, chop = chop_recording(recording.counts, 40, 10)
     rng = np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""Sections 3 to 5 of the contract in plain NumPy, one trial after the other and bin by bin."""
+"""Cells, encoder and decoder in plain NumPy, one trial after the other and bin by bin."""
 
 import numpy as np
 import torch

@@ -1,4 +1,4 @@
-"""The decoder equals a plain NumPy statement of section 5 of the contract."""
+"""The decoder equals a plain NumPy statement of its equations."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch.distributions import Normal
 
 from lfads_torch.modules.decoder import Decoder, DecoderOutput, KernelNormalizedLinear
-from lfads_torch.modules.priors import MultivariateNormal
+from lfads_torch.modules.priors import MultivariateNormal, Null
 from tests.modules.reference import arrays, decode_trial, make_transparent_, randomize_
 
 
@@ -107,16 +107,16 @@ def test_initial_values():
 
 
 @pytest.fixture
-def make_posterior():
-    return MultivariateNormal(0.0, 1.0, 2).make_posterior
+def prior():
+    return MultivariateNormal(0.0, 1.0, 2)
 
 
-def test_samples_of_the_controller_output(make_posterior):
+def test_samples_of_the_controller_output(prior):
     torch.manual_seed(0)
     decoder = randomize_(make_decoder())
     inputs = [x.expand(20_000, *x.shape[1:]) for x in inputs_of(decoder, trials=1, bins=2)]
     with torch.no_grad():
-        output = decoder(*inputs, make_posterior)
+        output = decoder(*inputs, prior)
     noise = (output.gen_inputs[..., :2] - output.co_means) / output.co_stds
     assert noise.mean(dim=0).abs().max() < 5 / 20_000**0.5
     torch.testing.assert_close(noise.std(dim=0), torch.ones(2, 2).double(), rtol=0, atol=0.03)
@@ -127,10 +127,10 @@ def test_samples_of_the_controller_output(make_posterior):
     torch.testing.assert_close(output.gen_inputs[..., 2:], inputs[2])
 
 
-def test_the_sample_drives_the_generator(make_posterior):
+def test_the_sample_drives_the_generator(prior):
     decoder = randomize_(make_decoder())
     ic, ci, ext = inputs_of(decoder)
-    sampled = decoder(ic, ci, ext, make_posterior)
+    sampled = decoder(ic, ci, ext, prior)
     state = sampled.gen_init
     for t in range(ci.shape[1]):
         state = decoder.rnn.cell.gen_cell(sampled.gen_inputs[:, t], state)
@@ -142,16 +142,21 @@ def test_any_distribution_of_the_prior_is_sampled_and_none_takes_the_mean():
     inputs = inputs_of(decoder)
     mean = decoder(*inputs)
     torch.testing.assert_close(mean.gen_inputs[..., :2], mean.co_means)
-    shifted = decoder(*inputs, lambda mean, std: Normal(mean + 3 * std, 1e-12))
+
+    class Shifted(Null):
+        def make_posterior(self, mean, std):
+            return Normal(mean + 3 * std, 1e-12)
+
+    shifted = decoder(*inputs, Shifted())
     expected = shifted.co_means + 3 * shifted.co_stds
     torch.testing.assert_close(shifted.gen_inputs[..., :2], expected)
 
 
 @pytest.mark.parametrize("sampled", [True, False])
-def test_gradients_reach_what_the_samples_depend_on(sampled, make_posterior):
+def test_gradients_reach_what_the_samples_depend_on(sampled, prior):
     decoder = randomize_(make_decoder())
     inputs = [x.requires_grad_() for x in inputs_of(decoder)]
-    decoder(*inputs, make_posterior if sampled else None).factors.sum().backward()
+    decoder(*inputs, prior if sampled else None).factors.sum().backward()
     gradient = decoder.rnn.cell.co_linear.weight.grad
     assert gradient[:2].all()
     assert gradient[2:].all() if sampled else not gradient[2:].any()

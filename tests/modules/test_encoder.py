@@ -1,4 +1,4 @@
-"""The encoder equals a plain NumPy statement of section 4 of the contract."""
+"""The encoder equals a plain NumPy statement of its equations."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Recurrent cells follow the equations of the contract, over time and in both directions."""
+"""Recurrent cells follow their equations, over time and in both directions."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""A trained model infers from trials that it has not seen, and refuses those that do not fit it."""
+"""A trained model infers from new trials, and refuses those that do not fit it."""
 
 import json
 import runpy
@@ -117,7 +117,7 @@ def test_script_reports_mistakes(trained, trials, monkeypatch, capsys):
     words = [trained[0], "--data", trials, "--session", "1"]
     monkeypatch.setattr(sys, "argv", ["infer.py", *map(str, words)])
     assert main() == 1
-    assert "ValueError: There is no session 1" in capsys.readouterr().err
+    assert "UserError: There is no session 1" in capsys.readouterr().err
 
 
 def test_which_checkpoint(trained, tmp_path, trials):
@@ -239,7 +239,7 @@ def test_trials_that_do_not_fit(changes, message, tmp_path):
     assert not (run_dir / "inferred").exists()
 
 
-def test_channels_behind_several_parameters(tmp_path):
+def test_a_distribution_of_several_parameters(tmp_path):
     model = tiny_model(reconstruction=[Gaussian()], readout=[FanInLinear(3, 10)])
     run_dir = run_of(tmp_path / "run", model)
     output = read(infer(run_dir, write_file(tmp_path / "data.h5", changed()), num_samples=2))

@@ -1,4 +1,4 @@
-"""A session joins a trained model, of which nothing else changes, not by a bit."""
+"""A session is added to a trained model, of which nothing else changes, bit by bit."""
 
 import json
 import runpy
@@ -270,7 +270,7 @@ def test_aligned_start(tmp_path):
 
 
 def test_models_without_read_ins(tmp_path):
-    """Of a single session; another one must have the same number of channels."""
+    """Models of a single session: another one must have the same number of channels."""
     model = tiny_model()
     arrays = tiny_arrays(seed=1)
     arrays |= {"readin_weight": np.ones((4, 2)), "readout_bias": np.ones(4)}  # are not for it
@@ -440,7 +440,7 @@ def new_run(trained):
     return home / "new_run", done.stdout
 
 
-def test_run_leaves_everything_behind_and_says_where(new_run, trained):
+def test_a_run_leaves_its_files_and_prints_their_paths(new_run, trained):
     folder, said = new_run
     names = ["config.yaml", "summary.json", "model.ckpt", "csv_logs/metrics.csv",
              "lightning_checkpoints/last.ckpt", "lfads_output_sess2.h5", "plots/losses.png",

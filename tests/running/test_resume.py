@@ -1,4 +1,4 @@
-"""Runs are taken up where they were: after kill -9, after their end, and in another place."""
+"""Runs are resumed after kill -9, after their end, and in a folder that was moved."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""Runs through the real script and start_run: what they leave behind, and where."""
+"""Runs by the real script and by start_run: the files that they write, and where."""
 
 import json
 import os
@@ -34,7 +34,7 @@ def finished(tmp_path_factory):
     return home, home / "finished", done
 
 
-def test_leaves_everything_behind_and_says_where(finished):
+def test_a_run_leaves_its_files_and_prints_their_paths(finished):
     home, run_dir, done = finished
     names = ["config.yaml", "run_single.py", "summary.json", "csv_logs/metrics.csv",
              "lightning_checkpoints/last.ckpt", "lfads_output_sess0.h5", "plots/losses.png",

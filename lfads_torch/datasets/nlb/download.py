@@ -1,6 +1,6 @@
-"""The NWB files of the Neural Latents Benchmark, from the DANDI archive.
+"""Downloading the NWB files of the Neural Latents Benchmark from the DANDI archive.
 
-``dandi`` is imported where it is used.
+The ``dandi`` package is optional and is imported where it is used.
 """
 
 import importlib
@@ -9,24 +9,34 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lfads_torch.datamodules import DANDI
+from lfads_torch.data.catalogue import DANDI
 from lfads_torch.errors import ExistingFileError, FileAccessError, MissingPackageError, UserError
 
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file that is to be downloaded, or is here already."""
+    """A file of the archive.
+
+    Attributes
+    ----------
+    url
+        Its address in the archive.
+    size
+        Its size in bytes.
+    etag
+        DANDI's checksum of its content.
+    local
+        The path that it has after the download.
+    """
 
     url: str
     size: int
-    """In bytes."""
     etag: str
-    """What DANDI's checksum of its content is."""
     local: Path
 
     @property
-    def is_here(self) -> bool:
-        """Whether the file is in its folder, under its final name."""
+    def is_downloaded(self) -> bool:
+        """Whether the file has been downloaded completely."""
         return self.local.is_file()
 
 
@@ -38,79 +48,85 @@ def list_nwb(
     Parameters
     ----------
     dataset
-        ``mc_maze``, ``mc_rtt``, ….
+        The name of the recording: ``mc_maze``, ``mc_rtt``, ….
     nwb_dir
-        The folder that they shall be in.
+        The folder to which the files are to be downloaded.
     parts
         ``"train"`` (training and validation trials), ``"test"`` or both.
 
     Raises
     ------
-    ImportError
+    MissingPackageError
         If ``dandi`` is missing.
-    OSError
+    FileAccessError
         If the archive cannot be reached.
-    ValueError
+    UserError
         If the archive does not have exactly one such file.
     """
-    api = _dandi("dandiapi")
-    with api.DandiAPIClient() as client:
-        dandiset = client.get_dandiset(DANDI[dataset], lazy=False)
-        instance = client.dandi_instance.name
-        assets = sorted(dandiset.get_assets(), key=lambda asset: asset.path)
-        files = []
-        for part in parts:
-            found = [a for a in assets if a.path.endswith(".nwb") and part in Path(a.path).name]
-            if len(found) != 1:
-                raise UserError(
-                    f"DANDI {DANDI[dataset]} ({dataset}) was expected to have one *{part}*.nwb, "
-                    f"but version {dandiset.version_id} has {[asset.path for asset in found]}."
-                )
-            (asset,) = found
-            files.append(
+    api = _import_dandi("dandiapi")
+    try:
+        with api.DandiAPIClient() as client:
+            dandiset = client.get_dandiset(DANDI[dataset], lazy=False)
+            instance = client.dandi_instance.name
+            assets = sorted(dandiset.get_assets(), key=lambda asset: asset.path)
+            chosen = [_asset_of(part, assets, dataset, dandiset.version_id) for part in parts]
+            return [
                 RemoteFile(
                     url=f"dandi://{instance}/{dandiset.identifier}@{dandiset.version_id}/{asset.path}",
                     size=asset.size,
                     etag=asset.get_raw_digest(),
                     local=Path(nwb_dir) / Path(asset.path).name,
                 )
-            )
-    return files
+                for asset in chosen
+            ]
+    except (OSError, RuntimeError) as error:
+        raise FileAccessError(f"The DANDI archive cannot be read: {error}") from error
+
+
+def _asset_of(part: str, assets: Sequence[Any], dataset: str, version: str) -> Any:
+    """Return the only NWB file of one part of a recording."""
+    found = [a for a in assets if a.path.endswith(".nwb") and part in Path(a.path).name]
+    if len(found) != 1:
+        raise UserError(
+            f"DANDI {DANDI[dataset]} ({dataset}) was expected to have one *{part}*.nwb, but "
+            f"version {version} has {[asset.path for asset in found]}."
+        )
+    return found[0]
 
 
 def download_nwb(files: Sequence[RemoteFile]) -> list[Path]:
-    """Download what is not here yet, and compare checksums.
+    """Download the files that have not been downloaded yet, and compare checksums.
 
-    A download that was interrupted goes on where it stopped (``….dandidownload`` holds what there
-    is); a file gets its name only once it is whole.
+    A download that was interrupted continues where it stopped (``….dandidownload`` holds the part
+    that there is). A file gets its name only once it is complete.
 
     Returns
     -------
     list of Path
-        The files, all of them.
+        The local paths of all files.
 
     Raises
     ------
-    ImportError
+    MissingPackageError
         If ``dandi`` is missing.
-    FileExistsError
+    ExistingFileError
         If a file of that name has another content than the archive's. It is left as it is.
-    OSError
+    FileAccessError
         If a download fails, or its checksum is wrong.
     """
-    download, digests = _dandi("download"), _dandi("support.digests")
+    download, digests = _import_dandi("download"), _import_dandi("support.digests")
     for file in files:
-        if file.is_here:
+        if file.is_downloaded:
             if digests.get_digest(file.local, "dandi-etag") != file.etag:
                 raise ExistingFileError(
                     f"{file.local} exists, but its content is not that of {file.url}. Move it "
                     f"away, or name another folder by --nwb."
                 )
             continue
-        file.local.parent.mkdir(parents=True, exist_ok=True)
         try:
+            file.local.parent.mkdir(parents=True, exist_ok=True)
             download.download(file.url, file.local.parent)
-        except RuntimeError as error:
+        except (OSError, RuntimeError) as error:
             raise FileAccessError(f"{file.url} was not downloaded: {error}") from error
         if digests.get_digest(file.local, "dandi-etag") != file.etag:
             raise FileAccessError(
@@ -120,17 +136,18 @@ def download_nwb(files: Sequence[RemoteFile]) -> list[Path]:
 
 
 def describe(files: Sequence[RemoteFile]) -> str:
-    """Say which files there are, how large, and what is to be downloaded."""
+    """Return a table of the files, their sizes, and what is still to be downloaded."""
     lines = [
-        f"  {file.size / 1e6:10.1f} MB  {file.local}  ({'is here' if file.is_here else file.url})"
+        f"  {file.size / 1e6:10.1f} MB  {file.local}  "
+        f"({'downloaded' if file.is_downloaded else file.url})"
         for file in files
     ]
-    missing = sum(file.size for file in files if not file.is_here)
+    missing = sum(file.size for file in files if not file.is_downloaded)
     return "\n".join([*lines, f"To download: {missing / 1e6:.1f} MB"])
 
 
-def _dandi(module: str) -> Any:
-    """Import a module of ``dandi``, or say how to do without."""
+def _import_dandi(module: str) -> Any:
+    """Import a module of ``dandi``, or raise an error that says how to download without it."""
     try:
         return importlib.import_module(f"dandi.{module}")
     except ImportError as error:

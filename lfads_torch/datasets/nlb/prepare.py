@@ -1,13 +1,13 @@
-"""Recordings of the Neural Latents Benchmark (Pei et al. 2021): from NWB files to data files.
+"""Data files made from the NWB files of the Neural Latents Benchmark (Pei et al. 2021).
+
+    NWB file → nlb_tools (bins, trials, targets) → arrays of a session → data file
 
 Trials are cut out and binned by ``nlb_tools``, which is imported where it is used.
 """
 
 import contextlib
 import copy
-import functools
 import importlib.metadata
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,24 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from lfads_torch.analysis.nlb import BIN_WIDTHS, PHASES, import_nlb_tools
-from lfads_torch.datamodules import DANDI
-from lfads_torch.errors import ExistingFileError, MissingFileError, UserError
-from lfads_torch.files import move_aside
+from lfads_torch.data.catalogue import DANDI
+from lfads_torch.datasets.nlb.compatibility import patched_nlb_tools
+from lfads_torch.datasets.nlb.registry import (
+    BIN_WIDTHS,
+    PHASES,
+    file_name,
+    import_nlb_tools,
+)
+from lfads_torch.errors import (
+    ExistingFileError,
+    FileAccessError,
+    MissingFileError,
+    UserError,
+    did_you_mean,
+)
+from lfads_torch.files import written_atomically
 
-# What nlb_tools needs neither for targets nor for trials, by the names in the files on DANDI.
-_TIME_SERIES = (
+TIME_SERIES = (
     "cursor_pos",
     "cursor_vel",
     "eye_pos",
@@ -38,13 +49,7 @@ _TIME_SERIES = (
     "muscle_vel",
     "target_pos",
 )
-
-_SAMPLES_AT_ONCE = 2e8  # neurons x ms whose PSTHs nlb_tools makes at a time, at about 36 bytes each
-
-
-def file_name(dataset: str, bin_width_ms: int, phase: str) -> str:
-    """Return the name under which configurations and submissions know a data file."""
-    return f"{dataset}-{bin_width_ms:02d}ms-{phase}.h5"
+"""Time series in the files on DANDI. Of these, nlb_tools needs only the behaviour to decode."""
 
 
 def prepare_nlb(
@@ -59,23 +64,24 @@ def prepare_nlb(
 
     The files of both phases hold the benchmark's training trials as ``train`` and its validation
     trials as ``valid``, with behaviour, PSTHs, conditions, decoder masks and jitter, so that in
-    both a model is chosen on validation trials. Those of the test phase also hold the test trials,
-    ``test_encod_data``, whose targets are not public. ``datasets/README.md`` describes the arrays.
+    both phases models are compared on validation trials. Files of the test phase also hold the
+    test trials, ``test_encod_data``, whose targets are not public. ``datasets/README.md`` describes
+    the arrays.
 
     Parameters
     ----------
     dataset
-        ``mc_maze``, ``mc_rtt``, ….
+        The name of the recording: ``mc_maze``, ``mc_rtt``, ….
     nwb_dir
-        A folder with ``*train*.nwb``, and for the test phase ``*test*.nwb``, at any depth.
+        A folder that holds ``*train*.nwb``, and for the test phase ``*test*.nwb``, at any depth.
     output_dir
-        Folder of the data files.
+        The folder of the data files.
     bin_widths_ms
-        The benchmark has targets for 5 and 20.
+        Bin widths in ms; the benchmark has targets for 5 and 20.
     phases
         ``"val"``, ``"test"`` or both.
     overwrite
-        Rename data files that exist to ``….1.h5`` rather than refuse to go on.
+        Whether existing data files are renamed to ``….1.h5``; if false, they are an error.
 
     Returns
     -------
@@ -84,15 +90,15 @@ def prepare_nlb(
 
     Raises
     ------
-    ImportError
+    MissingPackageError
         If ``nlb_tools`` is missing.
-    FileNotFoundError
+    MissingFileError
         If there is no NWB file.
-    FileExistsError
-        If there is a data file of that name.
-    ValueError
-        If an argument is not one of those above, there are several NWB files, or one does not hold
-        what the benchmark needs.
+    ExistingFileError
+        If a data file exists and ``overwrite`` is false.
+    UserError
+        If an argument is not one of those above, there are several NWB files, or one cannot be read
+        or does not hold what the benchmark needs.
     """
     check_arguments(dataset, bin_widths_ms, phases)
     output_dir = Path(output_dir)
@@ -107,21 +113,15 @@ def prepare_nlb(
         for phase in phases:
             if phase == "test":
                 test = _test_arrays(dataset, nwb_files["test"], bin_width_ms)
-                n, expected = (a.shape[2] for a in (test["test_encod_data"],
-                                                    arrays["train_encod_data"]))  # fmt: skip
-                if n != expected:
-                    raise UserError(
-                        f"{nwb_files['test']} has {n} held-in neurons, but {nwb_files['train']} "
-                        f"has {expected}: they are not of the same recording."
-                    )
+                _check_same_neurons(arrays, test, nwb_files)
                 arrays = {**arrays, **test}
+            parts = ("train", "test") if phase == "test" else ("train",)
             attributes = {
                 "generator": "scripts/prepare_nlb.py",
                 "dataset": dataset,
                 "phase": phase,
                 "bin_width": bin_width_ms / 1000,
-                "nwb_files": [nwb_files["train"].name]
-                + ([nwb_files["test"].name] if phase == "test" else []),
+                "nwb_files": [nwb_files[part].name for part in parts],
                 "nlb_tools": importlib.metadata.version("nlb_tools"),
             }
             path = output_dir / file_name(dataset, bin_width_ms, phase)
@@ -130,11 +130,23 @@ def prepare_nlb(
     return written
 
 
+def _check_same_neurons(
+    training: dict[str, NDArray[Any]], test: dict[str, NDArray[Any]], nwb_files: dict[str, Path]
+) -> None:
+    n_neurons, expected = test["test_encod_data"].shape[2], training["train_encod_data"].shape[2]
+    if n_neurons != expected:
+        raise UserError(
+            f"{nwb_files['test']} has {n_neurons} held-in neurons, but {nwb_files['train']} has "
+            f"{expected}: they are not of the same recording."
+        )
+
+
 def check_arguments(dataset: str, bin_widths_ms: Sequence[int], phases: Sequence[str]) -> None:
-    """Raise a ValueError if there is no such recording, bin width or phase."""
+    """Raise a UserError if there is no such recording, bin width or phase."""
     if dataset not in DANDI:
         raise UserError(
             f"The Neural Latents Benchmark has no data set {dataset!r}; it has {', '.join(DANDI)}."
+            f"{did_you_mean(dataset, DANDI)}"
         )
     for bin_width_ms in bin_widths_ms:
         if bin_width_ms not in BIN_WIDTHS:
@@ -150,7 +162,7 @@ def check_arguments(dataset: str, bin_widths_ms: Sequence[int], phases: Sequence
 def refuse_existing(
     dataset: str, output_dir: str | Path, bin_widths_ms: Sequence[int], phases: Sequence[str]
 ) -> None:
-    """Raise a FileExistsError if there is a data file that would be made."""
+    """Raise an ExistingFileError if a data file that would be written exists."""
     for bin_width_ms in bin_widths_ms:
         for phase in phases:
             path = Path(output_dir) / file_name(dataset, bin_width_ms, phase)
@@ -166,9 +178,9 @@ def find_nwb(nwb_dir: str | Path, part: str) -> Path:
 
     Raises
     ------
-    FileNotFoundError
+    MissingFileError
         If there is none.
-    ValueError
+    UserError
         If there are several.
     """
     found = sorted(Path(nwb_dir).rglob(f"*{part}*.nwb"))
@@ -187,10 +199,11 @@ def _training_arrays(dataset: str, nwb_file: Path, bin_width_ms: int) -> dict[st
     tensors = import_nlb_tools("make_tensors")
     parameters = tensors.PARAMS[dataset]
     behavior = parameters["behavior_field"] if parameters["behavior_source"] == "data" else None
-    with _mended_nwb_dataset():
+    with patched_nlb_tools():
         recording = _load(nwb_file, bin_width_ms, behavior)
-        with _cutting(nwb_file):
-            spikes = copy.copy(recording)  # nlb_tools would drop bins without behaviour
+        with _naming_file(nwb_file):
+            # nlb_tools would drop bins without behaviour from the counts.
+            spikes = copy.copy(recording)
             spikes.data = recording.data[["spikes", "heldout_spikes"]]
             counts = {
                 split: tensors.make_train_input_tensors(
@@ -206,7 +219,7 @@ def _training_arrays(dataset: str, nwb_file: Path, bin_width_ms: int) -> dict[st
                 save_file=False,
                 include_psth="psth_params" in parameters,
             ).values()
-            # Which of their bins would be scored, were they for validation.
+            # These targets show which bins of the training trials would be scored.
             (training_targets,) = tensors.make_eval_target_tensors(
                 recording, dataset, "train", "train", save_file=False
             ).values()
@@ -243,9 +256,9 @@ def _training_arrays(dataset: str, nwb_file: Path, bin_width_ms: int) -> dict[st
 def _test_arrays(dataset: str, nwb_file: Path, bin_width_ms: int) -> dict[str, NDArray[Any]]:
     """Return the arrays of test trials, by their names in a data file."""
     tensors = import_nlb_tools("make_tensors")
-    with _mended_nwb_dataset():
+    with patched_nlb_tools():
         recording = _load(nwb_file, bin_width_ms, None)
-        with _cutting(nwb_file):
+        with _naming_file(nwb_file):
             inputs = tensors.make_eval_input_tensors(recording, dataset, "test", save_file=False)
     counts = inputs["eval_spikes_heldin"]
     return {
@@ -257,8 +270,11 @@ def _test_arrays(dataset: str, nwb_file: Path, bin_width_ms: int) -> dict[str, N
 def _load(path: Path, bin_width_ms: int, behavior: str | None) -> Any:
     """Load a recording with its spikes and one time series of behaviour, and bin it."""
     interface = import_nlb_tools("nwb_interface")
-    skipped = [name for name in _TIME_SERIES if name != behavior]
-    recording = interface.NWBDataset(str(path), skip_fields=skipped)
+    skipped = [name for name in TIME_SERIES if name != behavior]
+    try:
+        recording = interface.NWBDataset(str(path), skip_fields=skipped)
+    except OSError as error:
+        raise FileAccessError(f"{path} cannot be read as an NWB file: {error}") from error
     fields = set(recording.data.columns.get_level_values(0))
     if behavior is not None and behavior not in fields:
         raise UserError(
@@ -267,8 +283,8 @@ def _load(path: Path, bin_width_ms: int, behavior: str | None) -> Any:
         )
     if "split" not in recording.trial_info:
         raise UserError(
-            f"The trials in {path} have no column 'split', which says what they are for: this is "
-            f"no file of the Neural Latents Benchmark."
+            f"The trials in {path} have no column 'split', which files of the Neural Latents "
+            f"Benchmark have."
         )
     wanted = ("spikes", "heldout_spikes", behavior)
     recording.data = recording.data[[name for name in wanted if name in fields]]
@@ -277,8 +293,8 @@ def _load(path: Path, bin_width_ms: int, behavior: str | None) -> Any:
 
 
 @contextlib.contextmanager
-def _cutting(path: Path) -> Iterator[None]:
-    """Say of which file it is that ``nlb_tools`` cannot cut trials out."""
+def _naming_file(path: Path) -> Iterator[None]:
+    """Name the file in the errors that ``nlb_tools`` raises when it cannot cut out trials."""
     try:
         yield
     except (ValueError, KeyError, AttributeError, TypeError) as error:
@@ -289,69 +305,6 @@ def _cutting(path: Path) -> Iterator[None]:
         ) from error
 
 
-@contextlib.contextmanager
-def _mended_nwb_dataset() -> Iterator[None]:
-    """Let ``nlb_tools`` work with today's pandas and within today's memory, for a while.
-
-    ``NWBDataset.load`` leaves its index unsorted where behaviour has gaps, which ``resample`` does
-    not expect; and ``resample`` calls ``nan_to_num`` in place on what pandas 3 hands out read-only.
-    ``nlb_tools`` makes such objects itself, so that a subclass would not do.
-    """
-    interface, tensors = import_nlb_tools("nwb_interface"), import_nlb_tools("make_tensors")
-    load, numpy, make_psth = interface.NWBDataset.load, interface.np, tensors._make_psth
-
-    def load_sorted(self: Any, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
-        data, *others = load(self, *args, **kwargs)
-        return (data.sort_index(), *others)
-
-    interface.NWBDataset.load = load_sorted
-    interface.np = _CopyingNumPy()
-    tensors._make_psth = functools.partial(_make_psth_in_blocks, make_psth)
-    try:
-        yield
-    finally:
-        interface.NWBDataset.load, interface.np = load, numpy
-        tensors._make_psth = make_psth
-
-
-class _CopyingNumPy:
-    """NumPy, but for a ``nan_to_num`` that always copies."""
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(np, name)
-
-    @staticmethod
-    def nan_to_num(values: NDArray[Any], copy: bool = True) -> NDArray[Any]:
-        return np.nan_to_num(values)
-
-
-def _make_psth_in_blocks(make_psth: Any, recording: Any, *masks: Any, **parameters: Any) -> Any:
-    """Make PSTHs of some neurons after others, and return what ``nlb_tools`` would of them all.
-
-    It smooths every neuron of the whole recording at 1 ms. Given as many neurons at a time as fit
-    into a few gigabytes, it reads the file anew each time.
-    """
-    heldin, heldout = (
-        [column for column in recording.data.columns if column[0] == field]
-        for field in ("spikes", "heldout_spikes")
-    )
-    n_samples = len(recording.data) * recording.bin_width * (len(heldin) + len(heldout))
-    # Every block needs neurons of both kinds.
-    n_blocks = min(int(np.ceil(n_samples / _SAMPLES_AT_ONCE)), len(heldin), len(heldout))
-    psths = []
-    for block in range(n_blocks):
-        part = copy.copy(recording)
-        part.data = recording.data[heldin[block::n_blocks] + heldout[block::n_blocks]]
-        cond_idx, psth, conditions = make_psth(part, *masks, **parameters)
-        psths.append(psth)
-    joined = np.empty((*psths[0].shape[:2], len(heldin) + len(heldout)))
-    for block, psth in enumerate(psths):
-        n_heldin = len(heldin[block::n_blocks])
-        joined[..., : len(heldin)][..., block::n_blocks] = psth[..., :n_heldin]
-        joined[..., len(heldin) :][..., block::n_blocks] = psth[..., n_heldin:]
-    return cond_idx, joined, conditions
-
-
 def _counts(values: NDArray[Any]) -> NDArray[Any]:
     """Return spike counts as small integers, or as floats where some are missing."""
     if np.isnan(values).any() or values.max(initial=0) > 255:
@@ -360,7 +313,7 @@ def _counts(values: NDArray[Any]) -> NDArray[Any]:
 
 
 def _trial_numbers(recording: Any, split: str, n_trials: int, path: Path) -> NDArray[Any]:
-    """Return which trials of the recording those of a split are, counted from 0."""
+    """Return the numbers of a split's trials within the recording (trials,), counted from 0."""
     info = recording.trial_info
     numbers = info.trial_id[info.split == split].to_numpy(dtype="int64")
     if len(numbers) != n_trials:
@@ -372,17 +325,13 @@ def _trial_numbers(recording: Any, split: str, n_trials: int, path: Path) -> NDA
 
 
 def _write(path: Path, arrays: dict[str, NDArray[Any]], attributes: dict[str, Any]) -> None:
-    """Write a data file; an earlier one of that name is renamed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
-    with h5py.File(partial, "w") as file:
+    """Write a data file; an existing file of that name is renamed."""
+    with written_atomically(path, keep_old=True) as temporary, h5py.File(temporary, "w") as file:
         file.attrs.update(attributes)
         for key, values in arrays.items():
-            if key.endswith("_cond_idx"):
-                groups = file.create_dataset(key, len(values), dtype=h5py.vlen_dtype("int64"))
-                for i, trials in enumerate(values):
-                    groups[i] = np.asarray(trials, dtype="int64")
+            if key.endswith("_cond_idx"):  # For each condition, the indices of its trials.
+                conditions = file.create_dataset(key, len(values), dtype=h5py.vlen_dtype("int64"))
+                for condition, trials in enumerate(values):
+                    conditions[condition] = np.asarray(trials, dtype="int64")
             else:
                 file.create_dataset(key, data=values, compression="gzip")
-    move_aside(path)
-    os.replace(partial, path)

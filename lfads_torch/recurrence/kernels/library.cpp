@@ -29,9 +29,21 @@ int lfads_threaded() {
 #endif
 }
 
+#define SIZE_OF(NAME, TYPE) \
+  int64_t lfads_sizeof_##NAME() { return sizeof(TYPE); }
+SIZE_OF(GRUSizes, GRUSizes)
+SIZE_OF(DecoderSizes, DecoderSizes)
+SIZE_OF(DecoderArrays, DecoderArrays<float>)
+SIZE_OF(DecoderGradients, DecoderGradients<float>)
+SIZE_OF(RatesSizes, RatesSizes)
+SIZE_OF(LinearSizes, LinearSizes)
+SIZE_OF(MaskSizes, MaskSizes)
+SIZE_OF(PoissonSizes, PoissonSizes)
+
 #define FOR(TYPE, NAME)                                                                           \
-  int64_t lfads_count_inputs_##NAME(const GRUSizes* s, const TYPE* inputs, int32_t* first) {      \
-    return count_inputs<TYPE>(*s, inputs, first);                                                 \
+  void lfads_count_inputs_##NAME(const GRUSizes* s, const TYPE* inputs, int32_t* first,           \
+                                 int64_t* total) {                                                \
+    *total = count_inputs<TYPE>(*s, inputs, first);                                               \
   }                                                                                               \
   void lfads_compress_inputs_##NAME(const GRUSizes* s, const TYPE* inputs, const int32_t* first,  \
                                     int32_t* index, TYPE* value) {                                \
@@ -81,8 +93,8 @@ int lfads_threaded() {
     poisson_losses<TYPE>(*s, log_rates, counts, losses);                                          \
   }                                                                                               \
   void lfads_poisson_gradient_##NAME(const PoissonSizes* s, const TYPE* log_rates,                \
-                                     const TYPE* counts, const TYPE* outer, TYPE* grads) {        \
-    poisson_gradient<TYPE>(*s, log_rates, counts, outer, grads);                                  \
+                                     const TYPE* counts, const TYPE* grad, TYPE* result) {        \
+    poisson_gradient<TYPE>(*s, log_rates, counts, grad, result);                                  \
   }                                                                                               \
   void lfads_poisson_sums_##NAME(const PoissonSizes* s, const TYPE* log_rates,                    \
                                  const TYPE* counts, TYPE* sum_counts, TYPE* sum_losses) {        \

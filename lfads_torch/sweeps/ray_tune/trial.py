@@ -13,8 +13,8 @@ from omegaconf import DictConfig, OmegaConf
 from ray import tune
 
 from lfads_torch.checkpoints import load_checkpoint
+from lfads_torch.checks import NonFiniteLossError
 from lfads_torch.files import written_atomically
-from lfads_torch.model import NonFiniteLossError
 from lfads_torch.running.callbacks import ApplyHyperparameters, EpochHistory, Stopwatch
 from lfads_torch.running.compose import compose
 from lfads_torch.running.paths import placed_in

@@ -1,4 +1,4 @@
-"""Session files in the form of the Neural Latents Benchmark's, which fit the tiny model."""
+"""Session files with the arrays of the Neural Latents Benchmark, in the sizes of the tiny model."""
 
 import h5py
 import numpy as np
@@ -8,7 +8,7 @@ T_ENC, T_REC, N_ENC, N = 8, 10, 4, 5
 
 
 def benchmark_arrays(dataset="mc_maze", seed=0):
-    """Make a session file's arrays in the form of one of the benchmark's data sets."""
+    """Make the arrays of a session file as one of the benchmark's data sets has them."""
     rng = np.random.default_rng(seed)
     arrays = {}
     # Latents drive spikes and behaviour, so that scores are not all noise.
@@ -23,10 +23,10 @@ def benchmark_arrays(dataset="mc_maze", seed=0):
         arrays[f"{split}_recon_data"] = counts
         arrays[f"{split}_inds"] = np.arange(n)
         if dataset == "dmfc_rsg":
-            produced = rng.integers(3, T_ENC - 1, n)  # bins between set and go
+            produced = rng.integers(3, T_ENC - 1, n)  # Bins between set and go.
             behavior = np.stack([np.arange(n) % 2, np.zeros(n), np.zeros(n), produced, produced])
             arrays[f"{split}_behavior"] = behavior.T.astype("float32")
-            arrays[f"{split}_behavior"][0] = np.nan  # an outlier
+            arrays[f"{split}_behavior"][0] = np.nan  # An outlier.
             jitter = rng.integers(0, 2, n)
             arrays[f"{split}_jitter"] = jitter
             go, bins = T_ENC - jitter[:, None], np.arange(T_ENC)
@@ -45,7 +45,7 @@ def benchmark_arrays(dataset="mc_maze", seed=0):
         arrays[f"{split}_cond_idx"] = groups
     arrays["psth"] = psth[:, :T_ENC].astype("float32")
     if dataset == "dmfc_rsg":
-        arrays["psth"][:, :3] = np.nan  # padding, before the longest interval begins
+        arrays["psth"][:, :3] = np.nan  # Padding before the longest interval.
     if dataset == "mc_rtt":
         for key in ("psth", "train_cond_idx", "valid_cond_idx"):
             del arrays[key]

@@ -1,9 +1,9 @@
 """NWB files in the layout of the Neural Latents Benchmark's, with known spikes and behaviour.
 
-Written as DANDI 000128 (MC_Maze), 000129 (MC_RTT), 000127 (Area2_Bump) and 000130 (DMFC_RSG) are:
-a table of units with `heldout` and `obs_intervals`, a table of trials with `split`, and time series
-of behaviour at 1 kHz in a processing module, with gaps between recorded stretches where `gaps` says
-so. Trials begin at arbitrary milliseconds.
+They have the layout of DANDI 000128 (MC_Maze), 000129 (MC_RTT), 000127 (Area2_Bump) and 000130
+(DMFC_RSG): a table of units with `heldout` and `obs_intervals`, a table of trials with `split`, and
+time series of behaviour at 1 kHz in a processing module, which have gaps if `gaps` is true. Trials
+begin at arbitrary milliseconds.
 """
 
 from dataclasses import dataclass, field
@@ -19,18 +19,32 @@ N_HELDIN, N_HELDOUT = 5, 3
 
 @dataclass
 class Recording:
-    """What was written."""
+    """The content of a file.
+
+    Attributes
+    ----------
+    path
+        The file.
+    spike_times
+        The spike times of each unit, in s; held-in units first.
+    trials
+        A table of trials with times in s.
+    end
+        The end of the recording, in s.
+    behavior
+        By name, a function of the time in s.
+    """
 
     path: Path
-    spike_times: list  # of each unit, in s; held-in units first
-    trials: pd.DataFrame  # times in s
+    spike_times: list
+    trials: pd.DataFrame
     end: float
-    behavior: dict = field(default_factory=dict)  # name: function of the time in s
+    behavior: dict = field(default_factory=dict)
 
     def counts(self, start, n_bins, bin_width):
         """Count the spikes of every unit, (n_bins, units), from a time in s that is a whole bin."""
         first = round(start / bin_width)
-        edges = np.arange(first, first + n_bins + 1) - 0.5  # of whole numbers
+        edges = np.arange(first, first + n_bins + 1) - 0.5  # Edges between whole numbers.
         bins = [np.floor(times / bin_width + 1e-7) for times in self.spike_times]
         return np.stack([np.histogram(b, edges)[0] for b in bins], axis=1)
 
@@ -52,7 +66,7 @@ def trials_of(dataset, part, n_trials, rng):
     """Return a table of trials, in the columns that the benchmark's files have."""
     splits = {"train": ["train", "train", "val"], "test": ["test"]}[part]
     table = pd.DataFrame({"split": [splits[i % len(splits)] for i in range(n_trials)]})
-    if dataset == "mc_rtt":  # stretches of 600 ms, one after the other
+    if dataset == "mc_rtt":  # Trials of 600 ms without pauses.
         table["start_time"] = 0.6 * np.arange(n_trials) + 0.4
         table["stop_time"] = table.start_time + 0.6
         return table
@@ -85,7 +99,7 @@ def trials_of(dataset, part, n_trials, rng):
 
 
 def write_nwb(folder, dataset="mc_maze", part="train", n_trials=12, gaps=True, seed=0):
-    """Write a file and return what is in it, as a Recording."""
+    """Write a file and return its content."""
     rng = np.random.default_rng([seed, part == "test"])
     trials = trials_of(dataset, part, n_trials, rng)
     end = float(trials.stop_time.iloc[-1] + 0.9)
@@ -115,13 +129,13 @@ def write_nwb(folder, dataset="mc_maze", part="train", n_trials=12, gaps=True, s
         t = np.arange(round(end * 1000)) / 1000
         for name, at in behavior.items():
             kept = np.ones(len(t), dtype=bool)
-            if gaps:  # before the first trial and between trials
+            if gaps:  # Before the first trial and between trials.
                 kept[:100] = False
                 if dataset != "mc_rtt":
                     kept[(t > trials.stop_time[3] + 0.02) & (t < trials.start_time[4] - 0.02)] = (
                         False
                     )
-            if name != main:  # missing within a trial, where nothing needs it
+            if name != main:  # Missing within a trial, in a series that is not decoded.
                 kept[round(1000 * (trials.start_time[1] + 0.6)) :][:50] = False
             module.add(
                 TimeSeries(

@@ -1,7 +1,7 @@
-"""Files come from the archive whole, or not at all.
+"""Files are downloaded from the archive completely or not at all.
 
-Where dandi is installed, the archive is a server on this machine that speaks as much of DANDI's
-interface as a download needs. Elsewhere dandi itself is replaced by what it is asked for here.
+If dandi is installed, the archive is a server on this machine that implements the part of DANDI's
+interface that a download needs. The last tests replace dandi itself, so that they need neither.
 """
 
 import hashlib
@@ -17,9 +17,10 @@ from pathlib import Path
 import pytest
 
 from lfads_torch.datasets.nlb.download import describe, download_nwb, list_nwb
+from lfads_torch.errors import FileAccessError
 from tests.datasets.nlb.nwb import write_nwb
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "prepare_nlb.py"
+SCRIPT = Path(__file__).parents[3] / "scripts" / "prepare_nlb.py"
 NAME = "sub-Test/sub-Test_desc-train_behavior+ecephys.nwb"
 INSTANCE = "dandi-api-local-docker-tests"
 
@@ -30,11 +31,11 @@ def etag(content):
 
 
 class Archive(http.server.BaseHTTPRequestHandler):
-    """As much of DANDI's interface as a download needs, with one data set and its files."""
+    """The part of DANDI's interface that a download needs, with one data set and its files."""
 
     files: dict
     requests: list
-    cut_after: int | None = None  # break off after so many bytes, once
+    cut_after: int | None = None  # Bytes after which the connection breaks, once.
 
     def log_message(self, *_):
         pass
@@ -132,14 +133,16 @@ def test_download(archive, tmp_path):
     folder = tmp_path / "000129"
     (file,) = files = list_nwb("mc_rtt", folder)
     content = archive.files[NAME]
-    assert (file.size, file.local, file.is_here) == (
+    assert (file.size, file.local, file.is_downloaded) == (
         len(content), folder / Path(NAME).name, False,
     )  # fmt: skip
-    said = describe(files)
-    assert f"{len(content) / 1e6:.1f} MB" in said
-    assert f"dandi://{INSTANCE}/000129@0.220113.0400/{NAME}" in said
+    description = describe(files)
+    assert f"{len(content) / 1e6:.1f} MB" in description
+    assert f"dandi://{INSTANCE}/000129@0.220113.0400/{NAME}" in description
     assert not folder.exists()
-    assert not any("/download/" in path for path, _ in archive.requests)  # only said so far
+    assert not any(
+        "/download/" in path for path, _ in archive.requests
+    )  # Nothing is downloaded yet.
 
     assert download_nwb(files) == [file.local]
     assert file.local.read_bytes() == content
@@ -147,7 +150,7 @@ def test_download(archive, tmp_path):
     assert describe(files).endswith("To download: 0.0 MB")
 
     archive.requests.clear()
-    download_nwb(files)  # is here: nothing is asked for
+    download_nwb(files)  # All files are there already.
     assert archive.requests == []
 
 
@@ -158,14 +161,14 @@ def test_a_broken_connection(archive, tmp_path):
     assert files[0].local.read_bytes() == archive.files[NAME]
 
 
-def test_an_interrupted_download_goes_on(archive, tmp_path):
+def test_an_interrupted_download_continues(archive, tmp_path):
     (file,) = list_nwb("mc_rtt", tmp_path / "000129")
     content = archive.files[NAME]
-    partial = file.local.with_name(f"{file.local.name}.dandidownload")  # as dandi leaves it
+    partial = file.local.with_name(f"{file.local.name}.dandidownload")  # As dandi leaves it.
     partial.mkdir(parents=True)
     (partial / "checksum").write_text(json.dumps({"dandi-etag": etag(content)}))
     (partial / "file").write_bytes(content[:5000])
-    assert not file.is_here
+    assert not file.is_downloaded
     download_nwb([file])
     assert file.local.read_bytes() == content
     ranges = [wanted for path, wanted in archive.requests if "/download/" in path]
@@ -180,9 +183,9 @@ def test_a_file_of_another_content_is_left_alone(archive, tmp_path):
     assert file.local.read_bytes() == b"mine"
 
 
-def test_a_wrong_checksum_is_noticed(archive, tmp_path):
+def test_a_wrong_checksum_is_an_error(archive, tmp_path):
     (file,) = list_nwb("mc_rtt", tmp_path / "a")
-    archive.files = {NAME: b"something else"}  # with its own checksum, so dandi is content
+    archive.files = {NAME: b"something else"}  # dandi gets a matching checksum.
     with pytest.raises(OSError, match=r"checksum of .* is wrong"):
         download_nwb([file])
 
@@ -194,7 +197,9 @@ def test_what_the_archive_does_not_have(archive, tmp_path):
         list_nwb("mc_rtt", tmp_path, ["train", "test"])
 
 
-def test_the_script_says_what_it_downloads_and_then_prepares(archive, tmp_path, monkeypatch, capfd):
+def test_the_script_prints_what_it_downloads_and_then_prepares(
+    archive, tmp_path, monkeypatch, capfd
+):
     def main(*arguments):
         monkeypatch.setattr(sys, "argv", ["prepare_nlb.py", *arguments])
         with pytest.raises(SystemExit) as ended:
@@ -224,7 +229,7 @@ class Asset:
 
 @pytest.fixture
 def replaced(monkeypatch):
-    """Replace what is asked of dandi, and note what is to be downloaded."""
+    """Replace the functions of dandi that are used, and record what is downloaded."""
     assets = [Asset(NAME, b"spikes"), Asset("sub-Test/sub-Test_desc-test_ecephys.nwb", b"more")]
     asked = []
 
@@ -266,7 +271,7 @@ def replaced(monkeypatch):
     return asked
 
 
-def test_what_is_asked_of_dandi(replaced, tmp_path):
+def test_calls_of_dandi(replaced, tmp_path):
     files = list_nwb("mc_rtt", tmp_path / "new", ["train", "test"])
     urls = [f"dandi://dandi/000129@0.1.2/{NAME}",
             "dandi://dandi/000129@0.1.2/sub-Test/sub-Test_desc-test_ecephys.nwb"]  # fmt: skip
@@ -283,6 +288,16 @@ def test_what_is_asked_of_dandi(replaced, tmp_path):
     assert files[0].local.read_bytes() == b"mine"
     with pytest.raises(OSError, match=r"desc-test_ecephys\.nwb was not downloaded: Encountered"):
         download_nwb(list_nwb("mc_rtt", tmp_path / "fail", ["test"]))
+
+
+@pytest.mark.parametrize("error", [ConnectionError("no route"), RuntimeError("not found")])
+def test_an_archive_that_cannot_be_read(replaced, tmp_path, monkeypatch, error):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(sys.modules["dandi.dandiapi"].DandiAPIClient, "get_dandiset", fail)
+    with pytest.raises(FileAccessError, match=rf"archive cannot be read: {error}"):
+        list_nwb("mc_rtt", tmp_path)
 
 
 def test_without_dandi(monkeypatch, tmp_path):

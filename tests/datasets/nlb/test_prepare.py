@@ -1,4 +1,4 @@
-"""Data files hold, trial by trial, what the NWB files say, counted and cut independently."""
+"""Data files hold the trials of the NWB files, compared with an independent cutting and binning."""
 
 import runpy
 import subprocess
@@ -15,18 +15,22 @@ from scipy.ndimage import gaussian_filter1d
 
 from lfads_torch.analysis.nlb import rate_tensors, target_tensors
 from lfads_torch.analysis.nlb_submission import make_nlb_submission, score_nlb_submission
-from lfads_torch.datamodules import BasicDataModule, load_session
-from lfads_torch.datasets.nlb import prepare as nlb_data
+from lfads_torch.data.sessions import load_session
+from lfads_torch.datamodules import BasicDataModule
+from lfads_torch.datasets.nlb import compatibility
 from lfads_torch.datasets.nlb.prepare import find_nwb, prepare_nlb
+from lfads_torch.errors import FileAccessError
 from lfads_torch.running.start import start_run
 from tests.conftest import TINY_SIZES
 from tests.datasets.nlb.nwb import N_HELDIN, N_HELDOUT, write_nwb
 
-pytestmark = pytest.mark.filterwarnings("ignore:The inplace keyword")  # used by nlb_tools
+pytestmark = pytest.mark.filterwarnings("ignore:The inplace keyword")
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "prepare_nlb.py"
+SCRIPT = Path(__file__).parents[3] / "scripts" / "prepare_nlb.py"
 
-WINDOWS = {  # what is cut out around which time, in s; the lag of behaviour, in s
+# The time that trials are aligned to, the ends of the window around it in s, and the lag of
+# behaviour in s.
+WINDOWS = {
     "mc_maze": ("move_onset_time", -0.25, 0.45, 0.1),
     "mc_rtt": ("start_time", 0.0, 0.6, 0.14),
     "area2_bump": ("move_onset_time", -0.1, 0.5, -0.02),
@@ -148,8 +152,8 @@ def test_conditions_and_psths(prepared, dataset, bin_width_ms):
         for split in ("train", "valid"):
             expected = np.flatnonzero(np.isin(arrays[f"{split}_inds"], members))
             np.testing.assert_array_equal(arrays[f"{split}_cond_idx"][i], expected)
-        # nlb_tools averages bins at the same distance from the bin of the event. Where a window is
-        # no whole number of bins, this distance, and so the first bin, differs among trials.
+        # nlb_tools averages bins at the same distance from the bin of the event. If the window is
+        # not a whole number of bins, this distance, and so the first bin, differs among trials.
         by_distance = {}
         for trial in members:
             t = trials[align][trial]
@@ -167,7 +171,7 @@ def test_conditions_and_psths(prepared, dataset, bin_width_ms):
                 by_distance.setdefault(distance + k, []).append(rates)
         expected = np.array([np.mean(by_distance[k], axis=0) for k in sorted(by_distance)])
         known = ~np.isnan(arrays["psth"][i, :, 0])
-        if dataset == "dmfc_rsg":  # as far back from go as the shortest of these trials reaches
+        if dataset == "dmfc_rsg":  # As far before go as the shortest trial reaches.
             assert known.sum() == pytest.approx(trials.tp[members].min() / bin_width_ms, abs=1)
             assert not known[: n_bins - known.sum()].any()
             expected = expected[-known.sum() :]
@@ -181,7 +185,7 @@ def test_conditions_and_psths(prepared, dataset, bin_width_ms):
 def test_psths_of_a_few_neurons_at_a_time(prepared, tmp_path, monkeypatch):
     written, files = prepared("mc_maze", 20)
     folder, n_ms = written["train"].path.parent, written["train"].end * 1000
-    monkeypatch.setattr(nlb_data, "_SAMPLES_AT_ONCE", n_ms * N / 1.5)  # two blocks
+    monkeypatch.setattr(compatibility, "SAMPLES_AT_ONCE", n_ms * N / 1.5)  # Two blocks.
     (path,) = prepare_nlb("mc_maze", folder, tmp_path, [20])
     whole, parts = (load_session(p) for p in (files["val"], path))
     assert whole.keys() == parts.keys()
@@ -218,9 +222,9 @@ def test_intervals_of_dmfc_rsg(prepared, bin_width_ms):
 
 @pytest.mark.parametrize("dataset", WINDOWS)
 def test_targets_are_those_of_nlb_tools(prepared, dataset):
-    """What evaluation takes from a data file is what nlb_tools would evaluate against."""
+    """The targets read from a data file are those that nlb_tools makes from the NWB file."""
     written, files = prepared(dataset, 20)
-    with nlb_data._mended_nwb_dataset():
+    with compatibility.patched_nlb_tools():
         recording = nwb_interface.NWBDataset(str(written["train"].path), skip_fields=["hand_pos"])
         recording.resample(20)
         by_hand = make_tensors.make_eval_target_tensors(
@@ -278,7 +282,7 @@ def test_from_nwb_to_submission(prepared, tmp_path):
 def test_shipped_data_modules_read_them(prepared, dataset):
     _, files = prepared(dataset, 5)
     config = OmegaConf.load(
-        Path(__file__).parents[2] / "configs" / "datamodule" / f"{dataset}.yaml"
+        Path(__file__).parents[3] / "configs" / "datamodule" / f"{dataset}.yaml"
     )
     datamodule = BasicDataModule(
         str(files["test"]),
@@ -290,7 +294,7 @@ def test_shipped_data_modules_read_them(prepared, dataset):
     assert all(hasattr(datamodule, key) for key in config.attr_keys)
 
 
-def test_nlb_tools_is_as_it_was_afterwards(prepared):
+def test_nlb_tools_is_restored_afterwards(prepared):
     prepared("mc_rtt", 5)
     assert nwb_interface.np is np
     for function in (nwb_interface.NWBDataset.load, make_tensors._make_psth):
@@ -319,7 +323,7 @@ def test_nothing_is_overwritten(tmp_path):
     assert h5py.is_hdf5(path)
 
 
-def test_mistakes_are_named(tmp_path):
+def test_errors_name_what_is_wrong(tmp_path):
     with pytest.raises(ValueError, match=r"no data set 'mc_mase'; it has mc_maze, "):
         prepare_nlb("mc_mase", tmp_path)
     with pytest.raises(ValueError, match=r"bin width must be 5 or 20 ms.*but is 10"):
@@ -340,6 +344,10 @@ def test_mistakes_are_named(tmp_path):
     write_nwb(tmp_path / "b", "mc_rtt", n_trials=6)
     with pytest.raises(ValueError, match=r"several \*train\*\.nwb"):
         find_nwb(tmp_path, "train")
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / "train.nwb").write_text("no HDF5 file")
+    with pytest.raises(FileAccessError, match=r"train\.nwb cannot be read as an NWB file"):
+        prepare_nlb("mc_rtt", tmp_path / "c")
     assert not list(tmp_path.rglob("*.h5*"))
 
 
@@ -361,7 +369,7 @@ def test_the_script(tmp_path, monkeypatch, capsys):
     assert h5py.is_hdf5("datasets/mc_rtt-05ms-val.h5")
     code, said = main("mc_rtt")
     assert code == 1
-    assert "FileExistsError" in said.err
+    assert "ExistingFileError" in said.err
     code, said = main("mc_rtt", "--nwb", "datasets/nwb/000129", "--output-dir", "b",
                       "--bin-width-ms", "5", "20")  # fmt: skip
     assert code == 0, said.err
@@ -374,7 +382,7 @@ def test_the_script(tmp_path, monkeypatch, capsys):
     # Nothing is downloaded that could not be written.
     Path("datasets/mc_maze-20ms-val.h5").write_bytes(b"earlier")
     code, said = main("mc_maze")
-    assert "FileExistsError: datasets/mc_maze-20ms-val.h5 exists" in said.err
+    assert "ExistingFileError: datasets/mc_maze-20ms-val.h5 exists" in said.err
     Path("datasets/mc_maze-20ms-val.h5").unlink()
     code, said = main("mc_maze", "--no-download")
-    assert "FileNotFoundError: There is no *train*.nwb" in said.err
+    assert "MissingFileError: There is no *train*.nwb" in said.err

@@ -1,0 +1,139 @@
+"""Objects described by plain values, as configuration files describe them, and made again.
+
+A recipe is the object's class under ``_target_`` beside the arguments of its constructor.
+"""
+
+import functools
+import importlib
+import inspect
+from collections.abc import Mapping, Sequence
+from types import FunctionType
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from lfads_torch.errors import UserError
+
+TRUSTED = ("lfads_torch", "torch.nn")
+"""Packages whose classes are made from recipes without being asked for."""
+
+
+def describe(value: Any) -> Any:
+    """Describe an object by plain values from which :func:`build` makes one like it.
+
+    An object is described by its class and the arguments of its constructor, which are looked up
+    as attributes of the same names. Where one is missing, the description says so, and building
+    fails with an explanation.
+    """
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, Tensor | np.ndarray | np.generic):
+        return value.tolist()
+    if isinstance(value, Mapping):
+        return {str(key): describe(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | nn.ModuleList):
+        return [describe(item) for item in value]
+    if isinstance(value, type | functools.partial | FunctionType):
+        return _describe_factory(value)
+    cls = type(value)
+    recipe: dict[str, Any] = {"_target_": f"{cls.__module__}.{cls.__qualname__}"}
+    if isinstance(value, nn.Sequential) and cls.__init__ is nn.Sequential.__init__:
+        return recipe | {"_args_": [describe(module) for module in value]}
+    for name, parameter in inspect.signature(cls).parameters.items():
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            continue
+        if name in ("device", "dtype"):
+            continue
+        if not hasattr(value, name):
+            return {"_target_": recipe["_target_"], "_lacks_": name}
+        # The layers of torch.nn have a tensor or None where their argument is a flag.
+        flag = name == "bias" and isinstance(value, nn.Module)
+        recipe[name] = value.bias is not None if flag else describe(getattr(value, name))
+    if isinstance(value, nn.Module):
+        parameters = list(value.parameters())
+        if parameters and not any(parameter.requires_grad for parameter in parameters):
+            recipe["_frozen_"] = True
+    return recipe
+
+
+def _describe_factory(factory: Any) -> dict[str, Any]:
+    """Describe a class, a function or a partial of one as Hydra describes a partial.
+
+    Functions are described to be named in messages; they are never called from a file.
+    """
+    partial = factory if isinstance(factory, functools.partial) else functools.partial(factory)
+    function: Any = partial.func
+    recipe: dict[str, Any] = {"_target_": f"{function.__module__}.{function.__qualname__}"}
+    recipe |= {"_partial_": True, **describe(partial.keywords)}
+    return recipe | ({"_args_": describe(partial.args)} if partial.args else {})
+
+
+def build(recipe: Any, name: str, trusted: Sequence[str] = ()) -> Any:
+    """Make what :func:`describe` described.
+
+    Parameters
+    ----------
+    recipe
+        The description.
+    name
+        The constructor's argument that it is for, to be named in messages.
+    trusted
+        Packages whose classes may be made besides those of lfads_torch and torch.nn.
+
+    Raises
+    ------
+    ValueError
+        If the class is of another package, or was not described completely.
+    """
+    if isinstance(recipe, list):
+        return [build(item, name, trusted) for item in recipe]
+    if isinstance(recipe, Mapping) and "_target_" not in recipe:
+        return {key: build(value, name, trusted) for key, value in recipe.items()}
+    if not isinstance(recipe, Mapping):
+        return recipe
+    target = recipe["_target_"]
+    remedy = f"pass {name}=… to load_from_checkpoint"
+    if "_lacks_" in recipe:
+        raise UserError(
+            f"The checkpoint cannot rebuild {target} (its attribute {recipe['_lacks_']!r}, named "
+            f"like the argument of its constructor, did not exist): {remedy}."
+        )
+    packages = (*TRUSTED, *trusted)
+    module_name = target.rpartition(".")[0]
+    if not is_within(module_name, packages):
+        raise UserError(
+            f"The checkpoint names {target} for {name}, which is not rebuilt from a file by "
+            f"itself: if you trust that package, pass trusted=[{module_name.split('.')[0]!r}], or "
+            f"{remedy}."
+        )
+    cls = find_class(target)
+    if cls is None or not is_within(cls.__module__, packages):
+        raise UserError(
+            f"The checkpoint names {target} for {name}, but there is no such class: {remedy}."
+        )
+    arguments = {
+        key: build(value, name, trusted)
+        for key, value in recipe.items()
+        if key not in ("_target_", "_args_", "_frozen_", "_partial_")
+    }
+    positional = build(recipe.get("_args_", []), name, trusted)
+    if recipe.get("_partial_"):
+        return functools.partial(cls, *positional, **arguments)
+    made = cls(*positional, **arguments)
+    return made.requires_grad_(False) if recipe.get("_frozen_") else made
+
+
+def find_class(target: str) -> type | None:
+    """Import a class by its full name; None if there is none."""
+    module_name, _, class_name = target.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module_name), class_name, None)
+    except ImportError:
+        return None
+    return found if isinstance(found, type) else None
+
+
+def is_within(module_name: str, packages: Sequence[str]) -> bool:
+    """Return whether a module is one of several packages or inside of one."""
+    return any(f"{module_name}.".startswith(f"{package}.") for package in packages)

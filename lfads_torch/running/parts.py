@@ -1,0 +1,42 @@
+"""Encoder, decoder, generator and controller of a configuration, which the model makes itself.
+
+The model knows their sizes, so Hydra must not make them before it: each becomes a partial
+(``_partial_: true``) of its class, which the model calls with the sizes.
+"""
+
+import re
+from collections.abc import Sequence
+
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+DEFAULTS = {
+    "encoder": "lfads_torch.modules.encoder.Encoder",
+    "encoder.cell": "lfads_torch.modules.recurrent.ClippedGRUCell",
+    "decoder": "lfads_torch.modules.decoder.Decoder",
+    "decoder.generator": "lfads_torch.modules.recurrent.ClippedGRUCell",
+    "decoder.controller": "lfads_torch.modules.recurrent.ClippedGRUCell",
+}
+"""The parts that the model makes, and the class that each has if ``_target_`` names no other."""
+
+
+def hydra_overrides(overrides: Sequence[str]) -> list[str]:
+    """Write overrides of parts as Hydra understands them.
+
+    A configuration without an encoder or a decoder means the usual ones, so keys of these may be
+    new: ``model.encoder._target_=…`` becomes ``++model.encoder._target_=…``. Misspelt arguments are
+    found once the class is known. ``model/encoder=null`` takes the choice away: ``~model/encoder``.
+    """
+    added = [re.sub(r"^(?=model\.(encoder|decoder)[.=])", "++", word) for word in overrides]
+    return [
+        re.sub(r"^(model/(encoder|generator|controller))=null$", r"~\1", word) for word in added
+    ]
+
+
+def defer_parts(model: DictConfig) -> None:
+    """Have the parts in a model's configuration made by the model, in place."""
+    for key, default in DEFAULTS.items():
+        node = OmegaConf.select(model, key)
+        if isinstance(node, DictConfig):
+            with open_dict(node):
+                node.setdefault("_target_", default)
+                node.setdefault("_partial_", True)
