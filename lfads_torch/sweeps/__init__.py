@@ -14,5 +14,5 @@
 - :mod:`~lfads_torch.sweeps.tournament`: the rules of population-based training, as pure functions;
 - :mod:`~lfads_torch.sweeps.space`: the search space.
 
-A module imports only modules that are listed below it.
+A module imports only modules that are listed below it (``pyproject.toml`` has the layers).
 """

@@ -8,6 +8,7 @@ from omegaconf import DictConfig
 from lfads_torch.errors import UserError
 from lfads_torch.running.compose import compose
 from lfads_torch.running.training import prepare
+from lfads_torch.sweeps.compose import checkpoint_callbacks
 from lfads_torch.sweeps.options import SweepOptions
 from lfads_torch.sweeps.space import HyperParam
 
@@ -57,8 +58,8 @@ def _first_values(options: SweepOptions) -> dict[str, Any]:
 
 def _check_monitors(trial: DictConfig, options: SweepOptions) -> None:
     """Raise a UserError if trials keep their best epoch by another metric than the sweep's."""
-    for name, node in (trial.get("callbacks") or {}).items():
-        if not options.use_best or "Checkpoint" not in node._target_ or not node.get("monitor"):
+    for name, node in checkpoint_callbacks(trial).items():
+        if not options.use_best or not node.get("monitor"):
             continue
         monitor, mode = node.monitor, node.get("mode", "min")
         if (monitor, mode) != (options.metric, options.mode):

@@ -1,10 +1,12 @@
-"""Composing the configuration of a sweep."""
+"""The configuration of a sweep: composing it, and what it says about checkpoints."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf, open_dict
+from pytorch_lightning.callbacks import Checkpoint
 
 from lfads_torch.errors import UserError
 from lfads_torch.running.compose import compose_unresolved, format_overrides, packaged_configs
@@ -45,6 +47,18 @@ def compose_sweep(
     config = compose_unresolved(config_path, words, config_dir)
     _rename_num_trials(config)
     return config
+
+
+def checkpoint_callbacks(config: DictConfig) -> dict[str, DictConfig]:
+    """Return the nodes of those callbacks of a configuration that save checkpoints, by name."""
+    nodes = {str(name): node for name, node in (config.get("callbacks") or {}).items()}
+    return {name: node for name, node in nodes.items() if _saves_checkpoints(node)}
+
+
+def _saves_checkpoints(node: DictConfig) -> bool:
+    """Return whether a node makes a checkpoint callback of Lightning."""
+    target = get_object(node._target_)
+    return isinstance(target, type) and issubclass(target, Checkpoint)
 
 
 def _lacks_sweep(

@@ -150,7 +150,8 @@ def _search(run_dir: Path, config: DictConfig, options: SweepOptions, resume: bo
     from lfads_torch.sweeps.ray_tune.runner import run_trials
 
     start = time.monotonic()
-    script = "run_pbt.py" if "PBT" in str(options.scheduler) else "run_multi.py"
+    # The folder has a copy of the script; without one, either script resumes a sweep.
+    script = next((path.name for path in run_dir.glob("run_*.py")), "run_pbt.py")
     command = f"python scripts/{script} --resume {shlex.quote(str(run_dir))}"
     print(f"Sweep of {options.total_trials} trials in {run_dir}\nIf it is interrupted: {command}")
     interrupted = f"The search was interrupted. Continue it with {command}"

@@ -4,7 +4,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from lfads_torch.errors import UserError
-from lfads_torch.sweeps.compose import compose_sweep
+from lfads_torch.sweeps.compose import checkpoint_callbacks, compose_sweep
 from lfads_torch.sweeps.options import SweepOptions
 from lfads_torch.sweeps.search import run_sweep
 from tests.sweeps.conftest import PBT, Started, words
@@ -72,3 +72,15 @@ def test_a_sweep_is_saved_with_num_trials(data, tmp_path, searched):
         run_sweep(words(data, "sweep.num_samples=3"), tmp_path / "run", PBT)
     saved = OmegaConf.load(tmp_path / "run" / "config.yaml").sweep
     assert (saved.num_trials, "num_samples" in saved) == (3, False)
+
+
+def test_callbacks_that_save_checkpoints():
+    callbacks = {
+        "best": {"_target_": "pytorch_lightning.callbacks.ModelCheckpoint"},
+        "last": {"_target_": "lfads_torch.callbacks.LastCheckpoint"},
+        "stop": {"_target_": "lfads_torch.extensions.tune.EarlyStoppingWithBurnInPeriod"},
+        "made": {"_target_": "builtins.print"},
+    }
+    found = checkpoint_callbacks(OmegaConf.create({"callbacks": callbacks}))
+    assert list(found) == ["best", "last"]
+    assert checkpoint_callbacks(OmegaConf.create({"callbacks": None})) == {}

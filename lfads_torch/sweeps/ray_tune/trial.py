@@ -19,6 +19,7 @@ from lfads_torch.running.callbacks import ApplyHyperparameters, EpochHistory, St
 from lfads_torch.running.compose import compose
 from lfads_torch.running.paths import placed_in
 from lfads_torch.running.training import build, train
+from lfads_torch.sweeps.compose import checkpoint_callbacks
 from lfads_torch.sweeps.history import hyperparameters
 from lfads_torch.sweeps.results import (
     BEST_CHECKPOINT,
@@ -187,8 +188,7 @@ class LFADSTrial(tune.Trainable):  # type: ignore[misc]
         OmegaConf.set_struct(config, False)
         config.trainer.enable_progress_bar = False
         config.trainer.enable_model_summary = False
-        targets = [node["_target_"] for node in (config.get("callbacks") or {}).values()]
-        config.trainer.enable_checkpointing = any("Checkpoint" in target for target in targets)
+        config.trainer.enable_checkpointing = bool(checkpoint_callbacks(config))
         return config
 
     def _best(self, callback: Any) -> dict[str, Any]:
