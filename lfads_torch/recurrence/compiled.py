@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lfads_torch import utils
 from lfads_torch.recurrence import build
+from lfads_torch.recurrence.check import check
 from lfads_torch.recurrence.library import (
     SUFFIXES,
     DecoderArrays,
@@ -18,7 +19,6 @@ from lfads_torch.recurrence.library import (
     GRUSizes,
     Library,
     LinearSizes,
-    MaskSizes,
     PoissonSizes,
     RatesSizes,
     address,
@@ -73,7 +73,7 @@ class CompiledBackend(PyTorchBackend):
             if self._library is None:
                 try:
                     library = Library()
-                    _check(CompiledBackend(library))
+                    check(CompiledBackend(library), PyTorchBackend())
                     self._library = library
                 except build.Unavailable as reason:
                     _log.warning("The model runs in PyTorch, not compiled: %s.", reason)
@@ -256,16 +256,7 @@ class CompiledBackend(PyTorchBackend):
         self._call("mean_rates", factors.dtype, sizes, *tensors)
         return rates
 
-    # -------------------------------------------------------------- element by element
-
-    def masked(self, x: Tensor, keep: Tensor, scale: float) -> Tensor:
-        """Return x · keep · scale; compiled for three axes, which sequences have."""
-        if x.dim() != 3 or x.shape != keep.shape:
-            return super().masked(x, keep, scale)
-        out = empty(x.shape, x)
-        sizes = MaskSizes(*x.shape, *x.stride(), torch.get_num_threads(), scale)
-        self._call("mask", x.dtype, sizes, x, keep.contiguous(), out)
-        return out
+    # -------------------------------------------------------------- Poisson likelihood
 
     def poisson_losses(self, log_rates: Tensor, counts: Tensor, stirling: bool) -> Tensor:
         """Return exp(x) - k x, with Stirling's log k! where k > 1 if that is wanted."""
@@ -367,24 +358,3 @@ def _rows(tensor: Tensor) -> Tensor:
     dense = tensor.stride(-1) == 1 or tensor.shape[-1] <= 1
     overlapping = 0 in tensor.stride()
     return tensor.contiguous() if not dense or overlapping else tensor
-
-
-def _check(backend: CompiledBackend) -> None:
-    """Raise if what was built does not compute what it should."""
-    pytorch = PyTorchBackend()
-    generator = torch.Generator().manual_seed(0)
-    shapes = [(2, 3, 2), (2, 4), (12, 2), (12, 4), (12,)]
-    for dtype in SUFFIXES:
-        args = GRUArguments(*(torch.randn(s, generator=generator, dtype=dtype) for s in shapes))
-        x, counts = args.inputs, args.inputs.abs().round()
-        ours, expected = (
-            [
-                one.gru_forward(args, 5.0, False, True).states,
-                one.linear_forward(x, args.weight_ih, args.bias),
-                one.poisson_losses(x, counts, False),
-            ]
-            for one in (backend, pytorch)
-        )
-        for actual, wanted in zip(ours, expected, strict=True):
-            if not torch.allclose(actual, wanted, rtol=1e-5, atol=1e-6):
-                raise build.Unavailable("what the compiler made computes wrong numbers")
