@@ -34,10 +34,10 @@ def check(backend: Backend, reference: Backend) -> None:
 
 def _results(backend: Backend, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
     """Yield the results of every operation, with its name."""
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator("cpu").manual_seed(0)
 
     def draw(*shape: int) -> Tensor:
-        return torch.randn(shape, generator=generator, dtype=dtype)
+        return torch.randn(shape, generator=generator, dtype=dtype, device="cpu")
 
     size = _SIZE
     dense = draw(_N_TRIALS, _N_BINS, size)

@@ -35,7 +35,7 @@ def random_mask(shape: Sequence[int], probability: float, device: torch.device) 
     """
     if not utils.on_cpu(device) or torch._C._are_functorch_transforms_active():
         return torch.rand(shape, device=device) < probability
-    mask = empty(shape, torch.empty(0, dtype=torch.bool))
+    mask = empty(shape, torch.empty(0, dtype=torch.bool, device=device))
     flat = mask.view(-1).numpy()
     generator = np.random.Generator(np.random.SFC64(int(torch.randint(2**63 - 1, ()))))
     rarer = probability <= 0.5

@@ -7,11 +7,11 @@ import threading
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from lfads_torch import recurrence
 from lfads_torch.recurrence import build, choice, library
 from lfads_torch.recurrence.compiled import CompiledBackend
-from lfads_torch.recurrence.pytorch import PyTorchBackend
 from tests.recurrence.common import gradients, gru_weights, leaves
 
 X = torch.zeros(1, 2, 3)
@@ -100,8 +100,22 @@ def test_the_library_is_opened_once_by_many_threads(fresh, monkeypatch):
     assert len(opened) == 1
 
 
-def test_backend_falls_back_to_pytorch_for_what_it_lacks():
-    assert isinstance(CompiledBackend(), PyTorchBackend)
+def test_modes_of_the_caller_do_not_reach_the_check(fresh):
+    with FlopCounterMode(display=False) as counted, torch.device("meta"):
+        assert fresh.unavailable() is None
+    assert counted.get_total_flops() == 0
+
+
+def test_a_default_device_does_not_matter():
+    """Results are where the arguments are."""
+    generator = torch.Generator().manual_seed(0)
+    weights = gru_weights(generator, 9, 7)
+    x = (torch.rand(3, 11, 9, generator=generator) < 0.1).double()
+    h_0 = torch.zeros(3, 7, dtype=torch.float64)
+    with torch.device("meta"):
+        states, final = recurrence.run_gru(recurrence.choose(x), weights, x, h_0)
+        grads = torch.autograd.grad(final.sum(), weights[:3])
+    assert {tensor.device.type for tensor in (states, final, *grads)} == {"cpu"}
 
 
 @pytest.fixture
