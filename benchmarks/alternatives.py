@@ -1,14 +1,14 @@
-"""Ways to run a recurrence fast on a CPU: what each takes to get ready, and then a pass.
+"""Ways to run a recurrence fast on a CPU: how long each takes to get ready, and then for a pass.
 
     pip install numba
     python benchmarks/alternatives.py [--bins 140] [--torch-compile]
 
-Runs one direction of an encoder over time, forward: the plain cell, if asked for also through
-torch.compile (its loop over bins is unrolled, which takes minutes), the fused recurrence in
+Runs one direction of an encoder over time, forward only: the cell bin by bin, on request also with
+torch.compile (which unrolls its loop over bins and takes minutes), the fused recurrence in
 PyTorch, a Numba function (np.dot into buffers, one pass over rows between products), and the
-compiled recurrence. "ready" is the time of the first call with nothing cached,
-less that of a later one; for a C++ extension with PyTorch's headers, it is the time to compile one
-function. Medians of passes that are taken by turns, in milliseconds, on one thread.
+compiled recurrence. "ready" is the time of the first call with nothing cached, less that of a later
+one; for a C++ extension with PyTorch's headers, it is the time to compile one function. Prints
+medians of passes that are taken by turns, in milliseconds, on one thread.
 """
 
 import argparse
@@ -26,6 +26,7 @@ import numpy as np
 import torch
 
 from lfads_torch.modules.recurrent import ClippedGRU
+from lfads_torch.recurrence import using
 
 
 def numba_gru(gru: ClippedGRU) -> Callable[[np.ndarray], np.ndarray]:
@@ -99,19 +100,22 @@ def main() -> None:
     torch.manual_seed(0)
     x = torch.poisson(torch.full((args.trials, args.bins, 122), 0.03))
     h_0 = torch.zeros(args.trials, 100)
-    by_name = {name: ClippedGRU(122, 100, 5.0, name) for name in ("plain", "torch", "compiled")}
-    for gru in by_name.values():
-        gru.load_state_dict(by_name["plain"].state_dict())
-    by_numba = numba_gru(by_name["plain"])
+    gru = ClippedGRU(122, 100, 5.0)
+    by_numba = numba_gru(gru)
+
+    def chosen(choice: str) -> torch.Tensor:
+        with using(choice):
+            return gru(x, h_0)[0]
+
     runs: dict[str, Callable[[], torch.Tensor]] = {
-        "plain": lambda: by_name["plain"](x, h_0)[0],
-        "torch": lambda: by_name["torch"](x, h_0)[0],
+        "plain": lambda: chosen("plain"),
+        "torch": lambda: chosen("torch"),
         "numba": lambda: torch.from_numpy(by_numba(x.numpy())),
-        "compiled": lambda: by_name["compiled"](x, h_0)[0],
+        "compiled": lambda: chosen("compiled"),
     }
     if args.torch_compile:
-        through_compile = torch.compile(by_name["plain"])
-        runs["torch.compile"] = lambda: through_compile(x, h_0)[0]
+        by_torch_compile = torch.compile(gru)
+        runs["torch.compile"] = lambda: by_torch_compile(x, h_0)[0]
     first = {label: seconds(run) for label, run in runs.items()}
     times: dict[str, list[float]] = {label: [] for label in runs}
     for _ in range(args.repeats):

@@ -1,13 +1,14 @@
-"""Posterior sampling: encode once and decode many samples together, or run the model for each.
+"""Posterior sampling, compared with running the whole model once for each sample.
 
     python benchmarks/posterior_sampling.py [--models mc_maze …] [--threads 1 2] [--repeats 3]
 
 For packaged models and synthetic spikes, measures by turns
 
-- the whole model, stepped bin by bin, once a sample;
-- posterior sampling with each implementation of the recurrences.
+- the whole model, stepped bin by bin, once for each sample;
+- posterior sampling, which encodes once and decodes many samples together, with each implementation
+  of the recurrences.
 
-Prints medians of seconds and how many times faster than the former the latter are.
+Prints medians in seconds, and how many times faster posterior sampling is.
 """
 
 import argparse
@@ -49,7 +50,7 @@ def seconds(function: Callable[[], object]) -> float:
 
 
 def measure(name: str, threads: int, trials: int, samples: int, repeats: int) -> dict[str, float]:
-    """Return median seconds by what was done."""
+    """Return the median seconds of each way."""
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     models = {recurrence: load_model(name, recurrence) for recurrence in ("plain", "torch", "auto")}
@@ -68,7 +69,7 @@ def measure(name: str, threads: int, trials: int, samples: int, repeats: int) ->
         return lambda: deque(sampling.run(models[recurrence], 0, batch), maxlen=0)  # type: ignore
 
     runs = {"whole": once_a_sample, "torch": together("torch"), "auto": together("auto")}
-    runs["auto"]()  # builds what is to be compiled
+    runs["auto"]()  # builds the library
     times: dict[str, list[float]] = {label: [] for label in runs}
     for _ in range(repeats):
         for label, run in runs.items():

@@ -1,12 +1,12 @@
-"""How a training step grows with bins, trials and neurons.
+"""How the time of a training step grows with bins, trials and neurons.
 
     python benchmarks/scaling.py [--threads 1] [--repeats 5] [--plot docs/images/scaling.png]
 
 Takes the packaged model of MC_Maze_Small, with as many bins encoded as reconstructed, and changes
-one size at a time. Each row is the median of whole training steps (see benchmarks/step.py) beside
-the floor, the step's own matrix products. The last column is the exponent by which time grew since
-the row before: 1 is linear. Bins and trials multiply all of the arithmetic, neurons only the first
-and the last product.
+one size at a time. Each row has the median of whole training steps (see benchmarks/step.py) beside
+the floor, the matrix products of the step. The last column is the exponent k with which time grew
+since the row before, as size to the power of k; 1 is linear. Bins and trials multiply all of the
+arithmetic, neurons only the first and the last product.
 """
 
 import argparse

@@ -1,19 +1,20 @@
-"""How far a training step is from the arithmetic that it cannot do without.
+"""The time of a training step, compared with that of the matrix products that it consists of.
 
     python benchmarks/step.py [--models nlb_mc_maze …] [--threads 1 2] [--repeats 15]
 
-For packaged models and synthetic spikes of their data sets' sizes, measures by turns, in one
+For packaged models and synthetic spikes of the sizes of their data sets, measures by turns, in one
 process for each number of threads,
 
-- the floor: the dense matrix products of the step, forward and backward, back to back and nothing
-  else. Those that need not wait for the recurrence (products of the inputs, gradients of the
+- the floor: the dense matrix products of the step, forward and backward, one after the other and
+  nothing else. Those that do not depend on the recurrence (products of the inputs, gradients of the
   weights) run over all bins at once, the others bin by bin;
-- the whole training step with each implementation of the recurrences: augmentations, forward,
-  losses and metrics, backward, clipping at norm 200, AdamW; noise and masks are drawn each time.
+- the whole training step with each implementation of the recurrences: augmentations, forward pass,
+  losses and metrics, backward pass, clipping at norm 200, AdamW; noise and masks are drawn each
+  time.
 
-Prints medians (with one thread, of the processor's time: so a busy machine matters little), their
-ratios to the floor, and how much memory a step takes: by how much the peak of a fresh process's
-memory rises while it trains (Linux only).
+Prints medians, their ratios to the floor, and the memory of a step: by how much the peak of a new
+process's memory rises while it trains (Linux only). With one thread, times are those of the
+processor, so that other programs on the machine matter little.
 """
 
 import argparse
@@ -33,11 +34,12 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from lfads_torch.model import LFADS
+from lfads_torch.recurrence import BACKENDS
 from lfads_torch.running.compose import packaged_configs, register_resolvers
 from lfads_torch.tuples import SessionBatch
 
 MODELS = ("nlb_mc_maze", "nlb_mc_maze_small", "nlb_mc_maze_large")
-IMPLEMENTATIONS = ("compiled", "torch", "plain")
+IMPLEMENTATIONS = (*(backend.name for backend in BACKENDS), "plain")
 RATE_HZ = 6.0
 """Mean firing rate of the synthetic spikes, about that of motor cortex."""
 
@@ -99,7 +101,7 @@ class Linear(NamedTuple):
 
 
 class Stage(NamedTuple):
-    """Products over some bins: ``at_once`` over all of them, ``by_bin`` one bin after the other."""
+    """Matrices that are applied to all bins ``at_once``, or bin after bin (``by_bin``)."""
 
     n_bins: int
     at_once: Sequence[Linear] = ()
@@ -137,7 +139,7 @@ def stages(model: LFADS) -> Iterator[Stage]:
 
 
 def _recurrent(size: int) -> list[Linear]:
-    """Return update and reset gates, and the candidate, which the reset gate has to precede."""
+    """Return the matrices of both gates, and of the candidate, which needs the reset gate."""
     return [Linear(size, 2 * size), Linear(size, size)]
 
 
@@ -197,9 +199,10 @@ def floor_flops(model: LFADS, n_trials: int) -> int:
 
 
 def seconds(function: Callable[[], None]) -> float:
-    """Return how long a call takes: with one thread, time of the processor.
+    """Return how long a call takes.
 
-    So what else the machine does matters little; with several threads their waiting counts.
+    With one thread this is the processor's time, so that other programs matter little; with
+    several threads it is the time of day, so that their waiting counts.
     """
     clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     start = clock()

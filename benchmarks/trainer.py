@@ -3,12 +3,12 @@
     OMP_NUM_THREADS=1 python benchmarks/trainer.py [--epochs 5] [key=value …]
 
 Trains the packaged model of MC_Maze on synthetic spikes of the data set's size (1720 trials to
-train on, 574 to validate on), with all callbacks and loggers of configs/single.yaml. Of an epoch's
-seconds, those in the step itself are taken away (the model's training and validation steps,
-backward, clipping, AdamW); what is left is gathering batches, hooks, logs, checkpoints and the
-trainer's loops. Prints medians over epochs but the first, which draws figures; with one thread, of
-the processor's time, so a busy machine matters little. Words of the form key=value override the
-configuration.
+train on, 574 to validate on), with all callbacks and loggers of configs/single.yaml. From the
+seconds of an epoch, those of the steps themselves are subtracted (the model's training and
+validation steps, backward passes, clipping, AdamW); the rest is gathering batches, hooks, logs,
+checkpoints and the trainer's loops. Prints medians over all epochs but the first, which draws
+figures. With one thread, times are those of the processor, so that other programs on the machine
+matter little. Words of the form key=value override the configuration.
 """
 
 import argparse
@@ -34,12 +34,12 @@ N_STEPS = SIZES["train"] // 256
 
 
 def clock() -> float:
-    """Return seconds: of the processor with one thread, else of the day."""
+    """Return the processor's time in seconds with one thread, else the time of day."""
     return time.process_time() if torch.get_num_threads() == 1 else time.perf_counter()
 
 
 class Stopwatch:
-    """Keeps the seconds of each epoch, and how many of them passed in the step itself."""
+    """Measures the seconds of each epoch, and how many of them passed in the steps themselves."""
 
     def __init__(self) -> None:
         self.epochs: list[tuple[float, float]] = []

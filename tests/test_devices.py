@@ -11,10 +11,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from lfads_torch import recurrence, utils
 from lfads_torch.modules.augmentations import AugmentationStack, SelectiveBackpropThruTime
-from lfads_torch.recurrence import eager, memory
+from lfads_torch.recurrence import unit
 from lfads_torch.recurrence.masks import random_mask
 from tests.conftest import tiny_model
-from tests.recurrence import test_interface
+from tests.modules import test_fused
+from tests.recurrence import test_decoder, test_gru
+from tests.recurrence.common import Case
 from tests.test_model import bare, batch
 
 
@@ -23,17 +25,15 @@ def elsewhere(monkeypatch):
     monkeypatch.setattr(utils, "on_cpu", lambda x: False)
 
 
-def test_the_recurrences_in_pytorch_run_in_one_block(monkeypatch):
+def test_the_recurrences_in_pytorch_run_in_one_block():
     x = torch.zeros(4, 3, 2)
     for choice in ("auto", "torch", "compiled"):
-        assert recurrence.choose(choice, x) is eager
-    assert eager._bins_of_block(500, 10**9, x) == 500
-    monkeypatch.setattr(memory, "_block", None)
-    assert memory.empty((10**7,), x).shape == (10**7,)
-    assert len(list(memory.pieces(torch.empty(10**6)))) == 1
-    test_interface.test_recurrent_unit(name="torch")
-    test_interface.test_decoder(name="torch")
-    test_interface.test_encoder_and_decoder(name="torch")
+        with recurrence.using(choice):
+            assert recurrence.choose(x).name == "torch"
+    assert unit.bins_of_block(500, 10**9, x) == 500
+    test_gru.test_recurrent_unit(case=Case("torch"))
+    test_decoder.test_decoder(case=Case("torch"))
+    test_fused.test_encoder_and_decoder(name="torch")
 
 
 @pytest.mark.parametrize("probability", [0.0, 0.3, 1.0])

@@ -15,7 +15,7 @@ from lfads_torch.metrics import (
     r2_score,
     regional_bits_per_spike,
 )
-from lfads_torch.recurrence import memory
+from lfads_torch.recurrence import using
 
 NAN = float("nan")
 
@@ -44,11 +44,11 @@ def spikes_and_rates(rng, shape=(4, 6, 5)):
     return np.log(rates) + 0.3 * rng.normal(size=shape), rng.poisson(rates).astype(float)
 
 
-@pytest.mark.parametrize("piece", [50, 1 << 16])
-def test_bits_per_spike(rng, piece, monkeypatch):
-    monkeypatch.setattr(memory, "_PIECE", piece)
+@pytest.mark.parametrize("choice", ["torch", "compiled"])
+def test_bits_per_spike(rng, choice):
     log_rates, counts = spikes_and_rates(rng)
-    actual = bits_per_spike(torch.tensor(log_rates), torch.tensor(counts))
+    with using(choice):
+        actual = bits_per_spike(torch.tensor(log_rates), torch.tensor(counts))
     assert actual.shape == ()
     assert actual.item() == pytest.approx(brute_force_bits(log_rates, counts), rel=1e-5)
     assert actual > 0.05

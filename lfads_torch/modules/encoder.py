@@ -101,8 +101,8 @@ class Encoder(BaseEncoder):
             return EncoderOutput(ic_mean, ic_std, data.new_zeros(n_trials, self.recon_seq_len, 0))
 
         (forward, backward), _ = self.ci_enc(ci_data, self.ci_enc_h0.expand(-1, n_trials, -1))
-        n_forward = self.recon_seq_len - self.encod_seq_len
-        ci = recurrence.lagged(forward, backward, self.ci_lag, t_ic, n_forward)
+        n_after = self.recon_seq_len - self.encod_seq_len
+        ci = recurrence.lagged(forward, backward, self.ci_lag, before=t_ic, after=n_after)
         return EncoderOutput(ic_mean, ic_std, ci)
 
     def _check(self, data: Tensor) -> None:

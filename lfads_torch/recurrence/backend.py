@@ -146,11 +146,7 @@ class Backend(ABC):
         Factors f are (B S, T, F), the S samples of each trial one after the other.
         """
 
-    # -------------------------------------------------------------- element by element
-
-    @abstractmethod
-    def masked(self, x: Tensor, keep: Tensor, scale: float) -> Tensor:
-        """Return x · keep · scale, dense, for a mask ``keep`` of bytes of the shape of x."""
+    # -------------------------------------------------------------- Poisson likelihood
 
     @abstractmethod
     def poisson_losses(self, log_rates: Tensor, counts: Tensor, stirling: bool) -> Tensor:

@@ -1,9 +1,9 @@
-"""Builds the compiled recurrences where they are run, once, and loads them.
+"""Building the compiled library on the machine that runs it, once, and loading it.
 
-The source, in ``kernels``, needs a C++ compiler, no headers but its own and the language's, and
-takes seconds. The library is kept in the user's cache folder, under a name that stands for its
-source, the processor and the version of PyTorch. Where it has no matrix products of its own for
-the processor, it takes those of the BLAS library that PyTorch brings.
+The source, in ``kernels``, needs a C++ compiler and the standard library only, and compiles in
+seconds. The library is kept in the user's cache folder, under a name that is a hash of its source,
+the processor and the version of PyTorch. For processors without AVX2 it takes the matrix products
+of the BLAS library that PyTorch brings.
 """
 
 import contextlib
@@ -22,24 +22,24 @@ from pathlib import Path
 import torch
 
 SOURCE = Path(__file__).with_name("kernels")
-"""Folder of the source; what is compiled is ``library.cpp``, which includes all else."""
+"""Folder of the source; ``library.cpp`` is compiled, which includes everything else."""
 TIMEOUT = 60.0
-"""Seconds after which building is given up."""
+"""Seconds after which the compiler is stopped."""
 CACHE_VARIABLE = "LFADS_TORCH_CACHE"
 """Environment variable that names another cache folder."""
 
 
 class Unavailable(RuntimeError):
-    """The compiled recurrences cannot be had on this machine."""
+    """The compiled library cannot be built, loaded or trusted on this machine."""
 
 
 def load() -> ctypes.CDLL:
-    """Return the library, which is built if need be.
+    """Return the library, built first if it is not in the cache folder.
 
     Raises
     ------
     Unavailable
-        If there is no compiler, it fails, or PyTorch's BLAS library is needed and not found.
+        If there is no compiler, if it fails, or if PyTorch's BLAS library is needed and not found.
     """
     path = library_path()
     if path.is_file():
@@ -51,7 +51,7 @@ def load() -> ctypes.CDLL:
             if not path.is_file():
                 _compile(path)
         return _open(path)
-    except OSError:  # The folder cannot be written to, or nothing loaded from it.
+    except OSError:  # The folder cannot be written to, or libraries cannot be loaded from it.
         pass
     try:
         with tempfile.TemporaryDirectory(prefix="lfads_torch-") as folder:
@@ -80,7 +80,7 @@ def _cache_folder() -> Path:
 
 
 def _processor() -> str:
-    """Describe the processor as far as compiled code depends on it."""
+    """Return a description of the processor that changes whenever compiled code may differ."""
     description = [platform.system(), platform.machine(), platform.processor()]
     with contextlib.suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
@@ -90,7 +90,7 @@ def _processor() -> str:
 
 
 def _flags() -> list[list[str]]:
-    """Return the compiler's options, the best first."""
+    """Return alternative options for the compiler, the fastest first."""
     common = ["-O3", "-std=gnu++17", "-fPIC", "-shared", "-fno-math-errno", "-fno-trapping-math"]
     native = ["-march=native"]
     if platform.machine().lower() in ("x86_64", "amd64"):
@@ -101,13 +101,13 @@ def _flags() -> list[list[str]]:
 
 
 def _compile(path: Path) -> None:
-    """Compile to a temporary name and rename, so that nobody sees half a library."""
+    """Compile to a temporary file and rename it, so that no process loads an incomplete library."""
     names = (os.environ.get("CXX"), "c++", "g++", "clang++")
     compilers = [found for name in names if name and (found := shutil.which(name))]
     if not compilers:
         raise Unavailable("there is no C++ compiler (c++, g++ or clang++)")
     deadline = time.monotonic() + TIMEOUT
-    said = ""
+    message = ""
     for flags in _flags():
         descriptor, partial = tempfile.mkstemp(suffix=path.suffix, dir=path.parent)
         os.close(descriptor)
@@ -118,18 +118,18 @@ def _compile(path: Path) -> None:
             if done.returncode == 0:
                 os.replace(partial, path)
                 return
-            said = (done.stderr.strip().splitlines() or ["no message"])[0]
+            message = (done.stderr.strip().splitlines() or ["no message"])[0]
         except subprocess.TimeoutExpired:
             raise Unavailable(f"{compilers[0]} took more than {TIMEOUT:g} s") from None
         finally:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(partial)
-    raise Unavailable(f"{compilers[0]} failed: {said}")
+    raise Unavailable(f"{compilers[0]} failed: {message}")
 
 
 @contextlib.contextmanager
 def _lock(path: Path) -> Iterator[None]:
-    """Let one process build while others wait; go ahead all the same after the timeout."""
+    """Let one process build while others wait; after the timeout, go on without the lock."""
     try:
         import fcntl
     except ImportError:  # Windows
@@ -149,7 +149,7 @@ def _lock(path: Path) -> Iterator[None]:
 
 
 def _blas() -> tuple[int, int, int]:
-    """Return the addresses of PyTorch's sgemm, dgemm and, or 0, of what sets its threads."""
+    """Return the addresses of sgemm, dgemm and the function that sets their threads (or 0)."""
     folder = Path(torch.__file__).parent / "lib"
     places = [folder / name for name in ("libtorch_cpu.so", "libtorch_cpu.dylib")]
     places.append(Path("/System/Library/Frameworks/Accelerate.framework/Accelerate"))

@@ -3,6 +3,7 @@
 import logging
 import math
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from lfads_torch import utils
 from lfads_torch.recurrence import build
+from lfads_torch.recurrence.check import check
 from lfads_torch.recurrence.library import (
     SUFFIXES,
     DecoderArrays,
@@ -18,7 +20,6 @@ from lfads_torch.recurrence.library import (
     GRUSizes,
     Library,
     LinearSizes,
-    MaskSizes,
     PoissonSizes,
     RatesSizes,
     address,
@@ -71,13 +72,10 @@ class CompiledBackend(PyTorchBackend):
             return self._library
         with self._opening:
             if self._library is None:
-                try:
-                    library = Library()
-                    _check(CompiledBackend(library))
-                    self._library = library
-                except build.Unavailable as reason:
-                    _log.warning("The model runs in PyTorch, not compiled: %s.", reason)
-                    self._library = reason
+                # A new thread has entered none of PyTorch's modes (a default device, counting of
+                # operations, …) that may be active here.
+                with ThreadPoolExecutor(1) as thread:
+                    self._library = thread.submit(_checked_library).result()
         return self._library
 
     def _call(self, name: str, dtype: torch.dtype, *arguments: Any) -> None:
@@ -116,11 +114,11 @@ class CompiledBackend(PyTorchBackend):
         inputs, h_0, weight_ih, weight_hh, bias = (_rows(x) for x in args)
         incoming = None if grad_states is None else _rows(grad_states)
         if grad_final is None:
-            carry = torch.zeros(h_0.shape, dtype=h_0.dtype)
+            carry = h_0.new_zeros(h_0.shape)
         else:
             carry = grad_final.clone(memory_format=torch.contiguous_format)
         grad_inputs: Any = empty(inputs.shape, inputs) if needs_inputs else None
-        grads = [torch.empty(x.shape, dtype=x.dtype) for x in (weight_ih, weight_hh, bias)]
+        grads = [x.new_empty(x.shape) for x in (weight_ih, weight_hh, bias)]
         sizes = _gru_sizes(inputs, h_0, incoming, clip, reverse)
         tensors = inputs, weight_ih, weight_hh, *trace[2:], trace.states, trace.gates, incoming
         self._call("gru_backward", inputs.dtype, sizes, *tensors, carry, grad_inputs, *grads)
@@ -138,14 +136,14 @@ class CompiledBackend(PyTorchBackend):
         if known is not None and version >= 0 and known[0] == version:
             found: tuple[Tensor | None, Tensor | None, Tensor | None] = known[1]
             return found
-        first = torch.empty(sizes.bins * sizes.trials + 1, dtype=torch.int32)
-        total = torch.empty(1, dtype=torch.int64)
+        first = inputs.new_empty(sizes.bins * sizes.trials + 1, dtype=torch.int32)
+        total = inputs.new_empty(1, dtype=torch.int64)
         self._call("count_inputs", inputs.dtype, sizes, inputs, first, total)
         n_values = int(total)
         result: tuple[Tensor | None, Tensor | None, Tensor | None] = (None, None, None)
         if n_values < _DENSE * inputs.numel() and n_values < 2**31:
-            channel = torch.empty(n_values, dtype=torch.int32)
-            value = torch.empty(n_values, dtype=inputs.dtype)
+            channel = inputs.new_empty(n_values, dtype=torch.int32)
+            value = inputs.new_empty(n_values)
             self._call("compress_inputs", inputs.dtype, sizes, inputs, first, channel, value)
             result = first, channel, value
         inputs._lfads_without_zeros = version, result  # type: ignore[attr-defined]
@@ -193,13 +191,13 @@ class CompiledBackend(PyTorchBackend):
         sizes = _decoder_sizes(args, draws, clip)
         arrays = _decoder_arrays(args, draws, trace)
         none: Any = None
-        weights = (torch.empty(x.shape, dtype=x.dtype) for x in args[2:])
+        weights = (x.new_empty(x.shape) for x in args[2:])
         result = DecoderArguments(none, none, *weights)
         if needs_ci and sizes.con:
-            ci = torch.empty_strided(args.ci.shape, args.ci.stride(), dtype=args.ci.dtype)
+            ci = args.ci.new_empty_strided(args.ci.shape, args.ci.stride())
             result = result._replace(ci=ci)
         if needs_ext:
-            result = result._replace(ext=torch.empty(args.ext.shape, dtype=args.ext.dtype))
+            result = result._replace(ext=args.ext.new_empty(args.ext.shape))
         incoming = [None if x is None else _rows(x) for x in grads]
         gradients = DecoderGradients()
         for i, x in enumerate(incoming):
@@ -256,16 +254,7 @@ class CompiledBackend(PyTorchBackend):
         self._call("mean_rates", factors.dtype, sizes, *tensors)
         return rates
 
-    # -------------------------------------------------------------- element by element
-
-    def masked(self, x: Tensor, keep: Tensor, scale: float) -> Tensor:
-        """Return x · keep · scale; compiled for three axes, which sequences have."""
-        if x.dim() != 3 or x.shape != keep.shape:
-            return super().masked(x, keep, scale)
-        out = empty(x.shape, x)
-        sizes = MaskSizes(*x.shape, *x.stride(), torch.get_num_threads(), scale)
-        self._call("mask", x.dtype, sizes, x, keep.contiguous(), out)
-        return out
+    # -------------------------------------------------------------- Poisson likelihood
 
     def poisson_losses(self, log_rates: Tensor, counts: Tensor, stirling: bool) -> Tensor:
         """Return exp(x) - k x, with Stirling's log k! where k > 1 if that is wanted."""
@@ -296,6 +285,17 @@ class CompiledBackend(PyTorchBackend):
         )
         both = log_rates.contiguous(), counts.contiguous()
         self._call(f"poisson_{name}", counts.dtype, sizes, *both, *tensors)
+
+
+def _checked_library() -> Library | build.Unavailable:
+    """Return the library, or why it cannot be used, which is logged."""
+    try:
+        library = Library()
+        check(CompiledBackend(library), PyTorchBackend())
+        return library
+    except build.Unavailable as reason:
+        _log.warning("The model runs in PyTorch, not compiled: %s.", reason)
+        return reason
 
 
 def _linear_sizes(x: Tensor, grad_x: Tensor | None, n_outputs: int) -> Any:
@@ -367,24 +367,3 @@ def _rows(tensor: Tensor) -> Tensor:
     dense = tensor.stride(-1) == 1 or tensor.shape[-1] <= 1
     overlapping = 0 in tensor.stride()
     return tensor.contiguous() if not dense or overlapping else tensor
-
-
-def _check(backend: CompiledBackend) -> None:
-    """Raise if what was built does not compute what it should."""
-    pytorch = PyTorchBackend()
-    generator = torch.Generator().manual_seed(0)
-    shapes = [(2, 3, 2), (2, 4), (12, 2), (12, 4), (12,)]
-    for dtype in SUFFIXES:
-        args = GRUArguments(*(torch.randn(s, generator=generator, dtype=dtype) for s in shapes))
-        x, counts = args.inputs, args.inputs.abs().round()
-        ours, expected = (
-            [
-                one.gru_forward(args, 5.0, False, True).states,
-                one.linear_forward(x, args.weight_ih, args.bias),
-                one.poisson_losses(x, counts, False),
-            ]
-            for one in (backend, pytorch)
-        )
-        for actual, wanted in zip(ours, expected, strict=True):
-            if not torch.allclose(actual, wanted, rtol=1e-5, atol=1e-6):
-                raise build.Unavailable("what the compiler made computes wrong numbers")

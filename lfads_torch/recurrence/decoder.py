@@ -101,6 +101,8 @@ def _arguments(
 ) -> DecoderArguments:
     """Check the tensors and collect them."""
     generator, controller = weights.generator, weights.controller
+    if len({x is None for x in weights[2:]}) > 1:
+        raise ValueError("controller, co_weight and co_bias must be given together, or none.")
     n_trials, n_bins = ext.shape[:2]
     n_gen, n_fac = generator.weight_hh.shape[-1], len(weights.fac_weight)
     n_co = 0 if weights.co_bias is None else len(weights.co_bias) // 2
@@ -119,8 +121,6 @@ def _arguments(
         gen_bias=generator.bias,
         fac_weight=weights.fac_weight,
     )
-    if (controller is None) != (weights.co_weight is None or weights.co_bias is None):
-        raise ValueError("controller, co_weight and co_bias must be given together, or none.")
     if controller is None or weights.co_weight is None or weights.co_bias is None:
         return args
     if controller.clip != generator.clip:

@@ -56,11 +56,6 @@ LinearSizes = _structure(
     "LinearSizes",
     ("trials bins inputs outputs x_trial x_bin grad_trial grad_bin threads", _INT),
 )
-MaskSizes = _structure(
-    "MaskSizes",
-    ("size_0 size_1 size_2 stride_0 stride_1 stride_2 threads", _INT),
-    ("scale", _DOUBLE),
-)
 PoissonSizes = _structure("PoissonSizes", ("trials size stirling threads", _INT))
 
 STRUCTURES: Sequence[Any] = (
@@ -70,7 +65,6 @@ STRUCTURES: Sequence[Any] = (
     DecoderGradients,
     RatesSizes,
     LinearSizes,
-    MaskSizes,
     PoissonSizes,
 )
 

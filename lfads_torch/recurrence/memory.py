@@ -1,17 +1,15 @@
-"""Large buffers, used again, and worked on piece by piece.
+"""Large buffers in main memory that are used again.
 
-What a training step keeps for its backward pass is handed back to the system after it and asked for
-again in the next step. The system clears every page anew, which takes longer than to fill it. So
-blocks are kept here, and lent out as tensors: a block returns when the last tensor on it is gone,
-however that comes about, so that no two uses can meet.
-
-For the same reason several operations on large tensors take a fraction of the time if they are all
-done to a piece that stays in the processor's cache, before the next piece is taken.
+What a training step saves for its backward pass is freed after it and asked for again in the next
+step. The system clears every page of large blocks when it hands them out, which takes longer than
+to fill them. So a pool keeps blocks and lends them as tensors. A block returns to the pool when the
+last tensor on it is gone, however that comes about, so that no two uses can meet.
 """
 
 import threading
+import weakref
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -19,78 +17,75 @@ from torch import Tensor
 
 from lfads_torch import utils
 
-_SMALLEST = 1 << 20
-"""Bytes from which blocks are kept; below, the ordinary allocator is as good."""
-_PATIENCE = 256
-"""A block that was not used for so many requests is given back to the system."""
 _ALIGNMENT = 64
-_PIECE = 1 << 16
-"""Elements of a piece, for each thread."""
-
-_idle: list[tuple[int, np.ndarray]] = []
-_returned: deque[np.ndarray] = deque()
-_requests = 0
-_lock = threading.Lock()
+"""Bytes: tensors begin where a line of the processor's cache does."""
 
 
-class _Loan(np.ndarray):
-    """A block while it is lent out."""
+class BufferPool:
+    """Blocks of main memory, lent as tensors.
 
-    def __del__(self) -> None:
-        if isinstance(self.base, np.ndarray) and not isinstance(self.base, _Loan):
-            _returned.append(self.base)  # Atomic: this may run in any thread, at any time.
-
-
-def empty(shape: Sequence[int], like: Tensor) -> Tensor:
-    """Return an uninitialised tensor of the dtype and device of ``like``."""
-    count = 1
-    for size in shape:
-        count *= size
-    n_bytes = count * like.element_size()
-    if not utils.on_cpu(like) or n_bytes < _SMALLEST:
-        return like.new_empty(tuple(shape))
-    loan = _block(n_bytes).view(_Loan)
-    start = -loan.ctypes.data % _ALIGNMENT
-    flat = torch.frombuffer(loan, dtype=like.dtype, count=count, offset=start)
-    # Not a view of the flat one, which autograd would not let be changed in place.
-    tensor: Tensor = torch.ops.aten._unsafe_view(flat, tuple(shape))
-    return tensor
-
-
-def _block(n_bytes: int) -> np.ndarray:
-    """Return an idle block of suitable size, or a new one."""
-    global _requests
-    n_bytes += _ALIGNMENT
-    with _lock:
-        _requests += 1
-        while _returned:
-            _idle.append((_requests, _returned.popleft()))
-        _idle[:] = [(since, block) for since, block in _idle if _requests - since < _PATIENCE]
-        fitting = [
-            (block.nbytes, -i)  # of equally large ones the last used, which may still be cached
-            for i, (_, block) in enumerate(_idle)
-            if n_bytes <= block.nbytes <= 1.5 * n_bytes
-        ]
-        if fitting:
-            return _idle.pop(-min(fitting)[1])[1]
-    return np.empty(n_bytes, np.uint8)
-
-
-def pieces(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Yield pieces of tensors that are equally long, together: slices along their first axis.
-
-    On other devices than a CPU they are yielded whole.
+    Parameters
+    ----------
+    smallest
+        Bytes from which blocks are kept; below, PyTorch's allocator is as good.
+    patience
+        Number of requests after which a block that none of them could use is given back to the
+        system.
     """
-    first = tensors[0]
-    if not utils.on_cpu(first) or first.numel() <= _PIECE:
-        yield tensors
-        return
-    length = max(1, _PIECE * torch.get_num_threads() * len(first) // first.numel())
-    yield from zip(*(tensor.split(length) for tensor in tensors), strict=True)
+
+    def __init__(self, smallest: int = 1 << 20, patience: int = 256) -> None:
+        self.smallest = smallest
+        self.patience = patience
+        self._idle: list[tuple[int, np.ndarray]] = []
+        self._returned: deque[np.ndarray] = deque()
+        self._requests = 0
+        self._lock = threading.Lock()
+
+    def empty(self, shape: Sequence[int], like: Tensor) -> Tensor:
+        """Return an uninitialised tensor of a shape, of the dtype and device of ``like``."""
+        count = 1
+        for size in shape:
+            count *= size
+        n_bytes = count * like.element_size()
+        if not utils.on_cpu(like) or n_bytes < self.smallest:
+            return like.new_empty(tuple(shape))
+        block = self._block(n_bytes + _ALIGNMENT)
+        loan = block.view()
+        # This may run in any thread and at any time, even while the lock is held: appending to a
+        # deque is atomic and takes no lock.
+        weakref.finalize(loan, self._returned.append, block).atexit = False
+        start = -loan.ctypes.data % _ALIGNMENT
+        flat = torch.frombuffer(loan, dtype=like.dtype, count=count, offset=start)
+        # Not a view of the flat one, which autograd would not let be changed in place.
+        tensor: Tensor = torch.ops.aten._unsafe_view(flat, tuple(shape))
+        return tensor
+
+    def _block(self, n_bytes: int) -> np.ndarray:
+        """Return an idle block of suitable size, or a new one."""
+        with self._lock:
+            self._requests += 1
+            while self._returned:
+                self._idle.append((self._requests, self._returned.popleft()))
+            oldest = self._requests - self.patience
+            self._idle = [(since, block) for since, block in self._idle if since > oldest]
+            fitting = [
+                (block.nbytes, -i)  # of equally large ones the last used, which may be cached
+                for i, (_, block) in enumerate(self._idle)
+                if n_bytes <= block.nbytes <= 1.5 * n_bytes
+            ]
+            if fitting:
+                return self._idle.pop(-min(fitting)[1])[1]
+        return np.empty(n_bytes, np.uint8)
+
+    def idle_bytes(self) -> int:
+        """Return the size of all blocks that are not lent."""
+        with self._lock:
+            return sum(block.nbytes for _, block in self._idle) + sum(
+                block.nbytes for block in self._returned
+            )
 
 
-def clear() -> None:
-    """Give every idle block back to the system."""
-    with _lock:
-        _returned.clear()
-        _idle.clear()
+_pool = BufferPool()
+
+empty = _pool.empty
+"""Return an uninitialised tensor, as :meth:`BufferPool.empty` of the library's own pool."""

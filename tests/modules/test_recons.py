@@ -20,7 +20,7 @@ from lfads_torch.modules.recons import (
     PoissonBPS,
     ZeroInflatedGamma,
 )
-from lfads_torch.recurrence import memory
+from lfads_torch.recurrence import using
 from lfads_torch.running.compose import compose
 from tests.conftest import tiny_arrays, write_file
 
@@ -75,22 +75,23 @@ def test_poisson(rng):
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("rate", [0.02, 1.5, 40.0])
-@pytest.mark.parametrize("piece", [100, 1 << 16])
-def test_poisson_is_that_of_pytorch(rate, dtype, piece, monkeypatch):
-    monkeypatch.setattr(memory, "_PIECE", piece)
+@pytest.mark.parametrize("choice", ["torch", "compiled"])
+def test_poisson_is_that_of_pytorch(rate, dtype, choice):
     torch.manual_seed(0)
     counts = torch.poisson(torch.full((7, 4, 11), rate, dtype=dtype))
     counts[0, 0, 0] = 2.5
     log_rates = torch.randn(7, 4, 11, dtype=dtype, requires_grad=True)
     weights = torch.rand(7, 4, 11, dtype=dtype)
     expected = F.poisson_nll_loss(log_rates, counts, full=True, reduction="none")
-    found = Poisson().compute_loss(counts, log_rates[..., None])
+    with using(choice):
+        found = Poisson().compute_loss(counts, log_rates[..., None])
     torch.testing.assert_close(found, expected)
     gradients = [torch.autograd.grad((x * weights).sum(), log_rates)[0] for x in (found, expected)]
     torch.testing.assert_close(*gradients)
     # However the tensors lie in memory.
     turned, turned_rates = (x.detach().mT.contiguous().mT for x in (counts, log_rates))
-    found = Poisson().compute_loss(turned, turned_rates[..., None])
+    with using(choice):
+        found = Poisson().compute_loss(turned, turned_rates[..., None])
     torch.testing.assert_close(found, expected.detach())
 
 

@@ -1,6 +1,5 @@
 """The compiled library is built once, checked, and done without where it cannot be had."""
 
-import logging
 import platform
 import shutil
 import threading
@@ -10,25 +9,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from lfads_torch import recurrence
 from lfads_torch.modules.recurrent import ClippedGRU
-from lfads_torch.recurrence import build, compiled, eager
-from lfads_torch.recurrence.layout import GRUTrace
-from tests.recurrence import test_interface, test_pointwise
+from lfads_torch.recurrence import build, choice
+from lfads_torch.recurrence.compiled import CompiledBackend
+from lfads_torch.recurrence.library import Library
+from tests.recurrence import common, test_decoder, test_gru, test_linear, test_poisson
+from tests.recurrence.common import Case
 
 
 @pytest.fixture
 def fresh(tmp_path, monkeypatch):
-    """An empty cache folder, and a process that has not looked for the library yet."""
+    """An empty cache folder."""
     monkeypatch.setenv(build.CACHE_VARIABLE, str(tmp_path / "cache"))
-    forget()
-    yield tmp_path
-    forget()
-
-
-def forget():
-    compiled.library.cache_clear()
-    compiled._opened.cache_clear()
+    return tmp_path
 
 
 def use_compiler(path, script, monkeypatch):
@@ -37,18 +30,10 @@ def use_compiler(path, script, monkeypatch):
     monkeypatch.setenv("CXX", str(path))
 
 
-def test_without_a_compiler_pytorch_runs_with_one_line_in_the_log(fresh, monkeypatch, caplog):
+def test_without_a_compiler(fresh, monkeypatch):
     monkeypatch.setattr(build.shutil, "which", lambda name: None)
-    x = torch.zeros(1, 2, 3)
-    with caplog.at_level(logging.INFO):
-        assert recurrence.choose("auto", x) is eager
-        assert recurrence.choose("auto", x) is eager
-        assert recurrence.choose("torch", x) is eager
-    (record,) = caplog.records
-    assert "no C++ compiler" in record.message
-    gru = ClippedGRU(3, 4, recurrence="compiled")
-    with pytest.raises(RuntimeError, match=r"model\.recurrence is 'compiled'.*no C\+\+ compiler"):
-        gru(x, torch.zeros(1, 4))
+    with pytest.raises(build.Unavailable, match=r"no C\+\+ compiler"):
+        build.load()
 
 
 def test_a_compiler_that_fails(fresh, monkeypatch):
@@ -71,23 +56,7 @@ def test_a_compiler_that_knows_fewer_options(fresh, monkeypatch):
     """Without OpenMP and options for this processor there is still a library."""
     refuse = 'case "$*" in *-fopenmp*|*native*) echo no >&2; exit 1;; esac'
     use_compiler(fresh / "cxx", f'{refuse}\nexec c++ "$@" -O0', monkeypatch)
-    assert compiled.library().lfads_threaded() == 0
-
-
-@pytest.mark.parametrize("function", ["gru_forward", "linear_forward", "poisson_losses"])
-def test_a_library_that_computes_wrong_numbers_is_not_used(function, fresh, monkeypatch, caplog):
-    monkeypatch.undo()  # The library itself is the one that all tests use.
-    right = getattr(compiled, function)
-
-    def wrong(*args):
-        result = right(*args)
-        if isinstance(result, GRUTrace):
-            return result._replace(states=result.states * 1.001)
-        return result * 1.001
-
-    monkeypatch.setattr(compiled, function, wrong)
-    assert recurrence.choose("auto", torch.zeros(1, 2, 3)) is eager
-    assert "wrong numbers" in caplog.text
+    assert not Library().threaded
 
 
 def test_it_is_built_by_one_of_many_and_kept(fresh, monkeypatch):
@@ -137,9 +106,12 @@ def test_another_source_processor_or_pytorch_is_another_library(fresh, monkeypat
     assert len(names) == 4
 
 
-def test_nothing_is_built_by_importing_or_making_a_model(fresh):
-    ClippedGRU(2, 3)
-    assert compiled.library.cache_info().currsize == 0
+def test_nothing_is_built_by_importing_or_making_a_model(fresh, monkeypatch):
+    monkeypatch.setattr(choice, "BACKENDS", (CompiledBackend(), choice.PYTORCH))
+    gru = ClippedGRU(2, 3)
+    assert not (fresh / "cache").exists()
+    gru(torch.zeros(1, 2, 2), torch.zeros(1, 3))
+    assert list((fresh / "cache").glob("*.so"))
 
 
 @pytest.mark.slow
@@ -150,17 +122,20 @@ def test_processors_of_other_kinds(options, fresh, monkeypatch):
     features = Path("/proc/cpuinfo").read_text().split() if Path("/proc/cpuinfo").is_file() else []
     if not {option[2:] for option in options} <= set(features):
         pytest.skip("this processor could not run it")
-    common = ["-O2", "-std=gnu++17", "-fPIC", "-shared", "-fopenmp"]
-    monkeypatch.setattr(build, "_flags", lambda: [[*common, *options]])
+    flags = ["-O2", "-std=gnu++17", "-fPIC", "-shared", "-fopenmp"]
+    monkeypatch.setattr(build, "_flags", lambda: [[*flags, *options]])
     looked_for = []
     blas = build._blas
     monkeypatch.setattr(build, "_blas", lambda: looked_for.append(True) or blas())
-    assert not isinstance(compiled.library(), build.Unavailable)
+    monkeypatch.setattr(choice, "BACKENDS", (CompiledBackend(), choice.PYTORCH))
+    monkeypatch.setattr(common, "BACKENDS", choice.BACKENDS)
+    case = Case("compiled")
+    assert case.backend.unavailable() is None
     assert bool(looked_for) == (not options)
-    test_interface.test_recurrent_unit(name="compiled")
-    test_interface.test_decoder(name="compiled")
-    test_interface.test_compiled_linear_map()
-    test_pointwise.test_masked(name="compiled")
-    test_pointwise.test_poisson_losses(name="compiled", kind="spikes", stirling=True)
-    test_interface.test_many_trials_and_threads(2, dense=False)
-    test_interface.test_many_trials_and_threads(1, dense=True)
+    test_gru.test_recurrent_unit(case=case)
+    test_decoder.test_decoder(case=case)
+    test_linear.test_linear(case=case)
+    test_poisson.test_poisson_losses(case=case, kind="spikes", stirling=True)
+    test_gru.test_many_trials_and_threads(2, dense=False)
+    test_gru.test_many_trials_and_threads(1, dense=True)
+    test_decoder.test_many_trials_and_threads(2)

@@ -6,18 +6,12 @@ import torch.nn.functional as F
 
 from lfads_torch import recurrence
 from lfads_torch.modules.dropout import Dropout
-from lfads_torch.recurrence import memory
 
 
-@pytest.fixture(autouse=True, params=[1 << 16, 5], ids=["whole", "in pieces"])
-def pieces(request, monkeypatch):
-    monkeypatch.setattr(memory, "_PIECE", request.param)
-
-
-def bin_by_bin(forward, backward, lag, before, behind):
+def bin_by_bin(forward, backward, lag, before, after):
     n_trials, n_bins, size = forward.shape
     rows = []
-    for t in range(-before, n_bins + behind):
+    for t in range(-before, n_bins + after):
         halves = []
         for states, source in ((forward, t - lag), (backward, t + lag)):
             seen = 0 <= t < n_bins and 0 <= source < n_bins
@@ -27,13 +21,13 @@ def bin_by_bin(forward, backward, lag, before, behind):
 
 
 @pytest.mark.parametrize("lag", [0, 1, 3, 4, 5, 9, -2])
-@pytest.mark.parametrize(("before", "behind"), [(0, 0), (2, 0), (0, 3), (1, 2)])
-def test_lagged(lag, before, behind):
+@pytest.mark.parametrize(("before", "after"), [(0, 0), (2, 0), (0, 3), (1, 2)])
+def test_lagged(lag, before, after):
     torch.manual_seed(0)
     states = [torch.randn(3, 5, 2, dtype=torch.float64, requires_grad=True) for _ in range(2)]
     results = []
     for function in (bin_by_bin, recurrence.lagged):
-        ci = function(*states, lag, before, behind)
+        ci = function(*states, lag, before, after)
         weights = torch.randn(ci.shape, generator=torch.Generator().manual_seed(0)).double()
         total = (ci * weights).sum() + 0 * (states[0] + states[1]).sum()
         grads = torch.autograd.grad(total, states)

@@ -11,7 +11,7 @@ from lfads_torch.datamodules import BasicDataModule
 from lfads_torch.modules.priors import Null
 from lfads_torch.modules.readin_readout import FanInLinear
 from lfads_torch.modules.recons import Poisson
-from lfads_torch.recurrence import mean_rates, using
+from lfads_torch.recurrence import using
 from lfads_torch.running import sampling as analysis
 from lfads_torch.running.sampling import run_posterior_sampling
 from lfads_torch.tuples import SessionBatch, SessionOutput
@@ -135,27 +135,6 @@ def test_has_the_distribution_of_whole_forward_passes(recurrence, datamodule, tm
             assert ks_2samp(a[:, 0] * a[:, -1], b[:, 0] * b[:, -1]).pvalue > 1e-5
 
 
-@pytest.mark.parametrize("recurrence", ["torch", "compiled"])
-@pytest.mark.parametrize("n_samples", [1, 3, 37])
-def test_mean_rates_are_those_of_the_samples(recurrence, n_samples):
-    torch.manual_seed(0)
-    for dtype, tolerance in ((torch.float64, 1e-12), (torch.float32, 1e-5)):
-        for n_channels in (1, 5, 50):
-            readout = FanInLinear(6, n_channels).to(dtype)
-            torch.nn.init.normal_(readout.bias)
-            factors = torch.randn(7, 4 * n_samples, 6, dtype=dtype)
-            for arranged in (factors.transpose(0, 1), factors.transpose(0, 1).contiguous()):
-                expected = readout(arranged).exp().unflatten(0, (4, n_samples)).mean(1)
-                args = arranged, readout.weight, readout.bias, n_samples
-                with using(recurrence):
-                    assert mean_rates(*args) is None  # has gradients
-                    with torch.no_grad():
-                        actual = mean_rates(*args)
-                with using("plain"), torch.no_grad():
-                    assert mean_rates(*args) is None
-                torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
-
-
 class OwnReadout(FanInLinear):
     def forward(self, input):
         return torch.tanh(super().forward(input))
@@ -176,18 +155,6 @@ def test_own_parts_are_asked_for_their_means(own, datamodule, tmp_path):
     with torch.no_grad():
         expected = model.eval().predict_step({0: batch}, 0)[0].output_params
     np.testing.assert_allclose(read(path)["valid_output_params"], expected, rtol=1e-5)
-
-
-def test_rates_that_are_too_large_are_infinite():
-    readout = FanInLinear(1, 1)
-    torch.nn.init.ones_(readout.weight)
-    for log_rate, expected in ((80.0, np.exp(80.0)), (90.0, np.inf), (-200.0, 0.0)):
-        with torch.no_grad():
-            for recurrence in ("torch", "compiled"):
-                factors = torch.full((1, 1, 1), log_rate)
-                with using(recurrence):
-                    rate = mean_rates(factors, readout.weight, readout.bias, 1)
-                np.testing.assert_allclose(rate.item(), expected, rtol=1e-5, atol=1e-30)
 
 
 class GivenNoise(Null):

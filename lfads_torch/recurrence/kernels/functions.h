@@ -15,8 +15,8 @@ static inline float small_expm1(float r) {
   return p * r * r + r;
 }
 
-// x = k ln(2) + r. Returns r and 2^k, for |x| <= 88; ln(2) is taken in two parts so that k ln(2) is
-// subtracted without error (Cody & Waite 1980).
+// Writes x as k ln(2) + r, for |x| <= 88; returns r and 2^k. ln(2) is taken in two parts so that
+// k ln(2) is subtracted without error (Cody & Waite 1980).
 static inline float reduce(float x, float& power) {
   const float k = __builtin_rintf(x * 1.44269504f);
   float r = x - k * 0.693359375f;
@@ -26,19 +26,17 @@ static inline float reduce(float x, float& power) {
   return r;
 }
 
-// For x <= 88.
+// exp(x) for x <= 88.
 static inline float bounded_exponential(float x) {
   float power;
   const float r = reduce(x < -87.f ? -87.f : x, power);
   return power * small_expm1(r) + power;
 }
-static inline float exponential(float x) {
-  return x > 88.f ? HUGE_VALF : bounded_exponential(x);
-}
+static inline float exponential(float x) { return x > 88.f ? HUGE_VALF : bounded_exponential(x); }
 static inline double exponential(double x) { return std::exp(x); }
 
-// 1 / x for 1 <= x < 2^126: a first guess from its exponent, and Newton's method, whose error of 0.12 is
-// squared three times. A division takes several times longer.
+// 1 / x for 1 <= x < 2^126: a first guess from its exponent, with a relative error of up to 0.12,
+// and three steps of Newton's method, each of which squares the error. A division takes longer.
 static inline float reciprocal(float x) {
   int32_t bits;
   __builtin_memcpy(&bits, &x, sizeof bits);
@@ -57,7 +55,7 @@ static inline float sigmoid(float x) {
 static inline double sigmoid(double x) { return 1 / (1 + std::exp(-x)); }
 
 // tanh |x| = e / (e + 2), where e = exp(2 |x|) - 1 is exact also for small x.
-static inline float hyperbolic(float x) {
+static inline float hyperbolic_tangent(float x) {
   float y = 2 * __builtin_fabsf(x);
   y = y > 20.f ? 20.f : y;
   float power;
@@ -65,4 +63,4 @@ static inline float hyperbolic(float x) {
   const float e = power * small_expm1(r) + (power - 1);
   return __builtin_copysignf(e * reciprocal(e + 2), x);
 }
-static inline double hyperbolic(double x) { return std::tanh(x); }
+static inline double hyperbolic_tangent(double x) { return std::tanh(x); }

@@ -1,4 +1,4 @@
-// How trials are divided among threads, and what each thread has of its own.
+// Dividing trials among threads; memory and sums that belong to one thread.
 #pragma once
 
 #include <algorithm>
@@ -6,9 +6,10 @@
 #include <cstdlib>
 #include <cstring>
 #include <vector>
-#include "products.h"
+#include "matrices.h"
 
-// Memory of one thread for the length of a call; it stays with the thread.
+// Scratch memory of a thread. It is valid until the thread makes another object of this class, and
+// is used again by later calls in the same thread.
 class Scratch {
  public:
   Scratch() { position() = 0; }
@@ -52,15 +53,17 @@ class Scratch {
   }
 };
 
-
-static const Index STRIP = OWN ? 32 : 256;  // trials that are stepped together, to fit the cache
-static const Index ROWS = OWN ? 128 : 512;  // trials times bins behind one product for a weight gradient
+// Trials that go through all bins together, so few that their states stay in the cache.
+static const Index STRIP = USES_BLAS ? 256 : 32;
+// Rows (trials times bins) that are collected for one product of a weight's gradient.
+static const Index ROWS = USES_BLAS ? 512 : 128;
 
 static Index n_chunks(Index n_trials, int threads) {
   return std::max<Index>(1, std::min<Index>(threads, n_trials));
 }
 
-// Call work(first trial, trials, chunk) for strips of trials; those of a chunk one after the other.
+// Calls work(first trial, number of trials, chunk) for strips of trials. Chunks run in parallel,
+// the strips of a chunk one after the other.
 template <class Work>
 static void divide(Index n_trials, int threads, const Work& work) {
   const Index chunks = n_chunks(n_trials, threads);
@@ -76,7 +79,8 @@ static void divide(Index n_trials, int threads, const Work& work) {
   }
 }
 
-// Sums of every chunk, which are added up in the order of the chunks whatever thread had them.
+// One sum for each chunk. They are added up in the order of the chunks, so that the result does not
+// depend on which thread had which chunk.
 template <class T>
 class Sums {
  public:
@@ -97,6 +101,7 @@ class Sums {
   std::vector<Array<T>> parts_;
 };
 
+// to (rows, n) += from, whose rows are `ld` apart; nothing if `from` is null.
 template <class T>
 static void add_rows(Index rows, Index n, const T* from, Index ld, T* to) {
   if (!from) return;
@@ -114,7 +119,7 @@ static void copy_rows(Index rows, Index n, const T* from, Index from_ld, T* to, 
     std::memcpy(to + i * to_ld, from + i * from_ld, size_t(n) * sizeof(T));
 }
 
-// to = from * keep * scale; without `keep`, a copy.
+// to = from * keep * scale; a copy if `keep` is null.
 template <class T>
 static void masked(Index rows, Index n, const T* from, const uint8_t* keep, T scale, T* to,
                    Index to_ld) {
@@ -129,7 +134,7 @@ static void masked(Index rows, Index n, const T* from, const uint8_t* keep, T sc
 
 // to += from * keep * scale.
 template <class T>
-static void add_masked(Index n, const T* __restrict__ from, const uint8_t* __restrict__ keep, T scale,
-                       T* __restrict__ to) {
+static void add_masked(Index n, const T* __restrict__ from, const uint8_t* __restrict__ keep,
+                       T scale, T* __restrict__ to) {
   for (Index i = 0; i < n; i++) to[i] += T(keep[i]) * scale * from[i];
 }

@@ -1,57 +1,61 @@
-// A gated recurrent unit, bin by bin: forward, and back through time.
+// One bin of a gated recurrent unit, forward and backward; docs/recurrence.md derives the
+// equations.
 #pragma once
 
 #include <algorithm>
 #include "functions.h"
-#include "products.h"
+#include "matrices.h"
 
-static const Index BLOCK = 2 * TILE_ROWS;  // trials whose bin is done while it is in the nearest cache
+// Trials whose bin is computed at a time, so few that it stays in the nearest cache.
+static const Index BLOCK = 2 * TILE_ROWS;
 
-// What all threads need of a unit's weights.
+// A unit's weights, packed; all threads share them.
 template <class T>
 struct Unit {
   Index size;
-  const T* bias;                     // (3H)
-  Factor<T> to_zr, to_n;             // (H, 2H), (H, H)
-  Factor<T> from_zr, from_n;         // (2H, H), (H, H)
+  const T* bias;                    // (3H)
+  PackedMatrix<T> to_zr, to_n;      // (H, 2H), (H, H)
+  PackedMatrix<T> from_zr, from_n;  // (2H, H), (H, H)
   bool clips;
   T clip;
-  // For steps forward if there is a bias, else for steps back.
+  // Packs the weights for the forward pass if there is a bias, else for the backward pass.
   Unit(Index size, const T* weight, const T* bias, bool clips, double clip)
       : size(size), bias(bias), clips(clips), clip(T(clip)) {
     const T* weight_n = weight + 2 * size * size;
     if (bias) {
-      to_zr = Factor<T>(size, 2 * size, weight, size, true);
-      to_n = Factor<T>(size, size, weight_n, size, true);
+      to_zr = PackedMatrix<T>(size, 2 * size, weight, size, true);
+      to_n = PackedMatrix<T>(size, size, weight_n, size, true);
     } else {
-      from_zr = Factor<T>(2 * size, size, weight, size, false);
-      from_n = Factor<T>(size, size, weight_n, size, false);
+      from_zr = PackedMatrix<T>(2 * size, size, weight, size, false);
+      from_n = PackedMatrix<T>(size, size, weight_n, size, false);
     }
   }
 
-  // Turn projected inputs without bias into gates (rows, 3H), and write the states after the bin.
+  // Turns projected inputs without bias into gates (rows, 3H), and writes the states after the bin.
   void step(Index rows, T* gates, const T* before, T* after, T* reset) const {
-    const Index h = size, block = OWN ? BLOCK : rows;
+    const Index h = size, block = USES_BLAS ? rows : BLOCK;
     for (Index i = 0; i < rows; i += block)
-      step_block(std::min(block, rows - i), gates + i * 3 * h, before + i * h, after + i * h, reset);
+      step_block(std::min(block, rows - i), gates + i * 3 * h, before + i * h, after + i * h,
+                 reset);
   }
 
-  // From the gradient of the state after a bin (rows, H) to those of the gates and of the state
-  // before it (in `carry`); also copy that state, and its product with the reset gate, to rows that
-  // the gradients of the weights are made from.
+  // Replaces the gradient of the state after a bin (rows, H) in `carry` by that of the state before
+  // it, and writes the gradients of the gates. Also copies the state before, and its product with
+  // the reset gate, to rows that `weight_gradient` takes.
   void back(Index rows, const T* gates, const T* before, T* carry, T* grads, T* states, T* resets,
             T* grad_reset, T* grad_bias) const {
-    const Index h = size, block = OWN ? BLOCK : rows;
+    const Index h = size, block = USES_BLAS ? rows : BLOCK;
     for (Index i = 0; i < rows; i += block)
       back_block(std::min(block, rows - i), gates + i * 3 * h, before + i * h, carry + i * h,
                  grads + i * 3 * h, states + i * h, resets + i * h, grad_reset, grad_bias);
   }
 
+  // Adds to the gradient of the recurrent weights, given collected rows of `back`.
   void weight_gradient(Index rows, const T* grads, const T* states, const T* resets,
                        T* grad_weight) const {
     const Index h = size;
-    add_outer(2 * h, h, rows, grads, 3 * h, states, h, grad_weight, h);
-    add_outer(h, h, rows, grads + 2 * h, 3 * h, resets, h, grad_weight + 2 * h * h, h);
+    add_transposed_product(2 * h, h, rows, grads, 3 * h, states, h, grad_weight, h);
+    add_transposed_product(h, h, rows, grads + 2 * h, 3 * h, resets, h, grad_weight + 2 * h * h, h);
   }
 
  private:
@@ -72,7 +76,7 @@ struct Unit {
       T* __restrict__ out = after + i * h;
 #pragma GCC ivdep
       for (Index j = 0; j < h; j++) {
-        const T value = hyperbolic(n[j] + b[j]);
+        const T value = hyperbolic_tangent(n[j] + b[j]);
         n[j] = value;
         out[j] = value + z[j] * (old[j] - value);
       }
@@ -81,8 +85,8 @@ struct Unit {
     }
   }
 
-  void back_block(Index rows, const T* gates, const T* before, T* carry, T* grads, T* states, T* resets,
-                  T* grad_reset, T* grad_bias) const {
+  void back_block(Index rows, const T* gates, const T* before, T* carry, T* grads, T* states,
+                  T* resets, T* grad_reset, T* grad_bias) const {
     const Index h = size;
     for (Index i = 0; i < rows; i++) {
       const T *z = gates + i * 3 * h, *r = z + h, *n = r + h, *old = before + i * h;

@@ -1,4 +1,4 @@
-// What is done to every element of large tensors, in one pass over them.
+// The Poisson likelihood of counts k with log rates x, in one pass over them.
 #pragma once
 
 #include <algorithm>
@@ -8,46 +8,19 @@
 #include "functions.h"
 #include "threads.h"
 
-struct MaskSizes {
-  Index outer, middle, inner;
-  Index x_outer, x_middle, x_inner;  // strides of what is masked; everything else is dense
-  int64_t threads;
-  double scale;
-};
-
-// out = x * keep * scale.
-template <class T>
-static void masked_tensor(const MaskSizes& s, const T* x, const uint8_t* keep, T* out) {
-  const T scale = T(s.scale);
-  divide(s.outer, int(s.threads), [&](Index first, Index rows, Index) {
-    for (Index i = first; i < first + rows; i++)
-      for (Index j = 0; j < s.middle; j++) {
-        const T* from = x + i * s.x_outer + j * s.x_middle;
-        const uint8_t* __restrict__ k = keep + (i * s.middle + j) * s.inner;
-        T* __restrict__ to = out + (i * s.middle + j) * s.inner;
-        if (s.x_inner == 1)
-          for (Index l = 0; l < s.inner; l++) to[l] = T(k[l]) * from[l] * scale;
-        else
-          for (Index l = 0; l < s.inner; l++) to[l] = T(k[l]) * from[l * s.x_inner] * scale;
-      }
-  });
-}
-
 struct PoissonSizes {
-  Index trials, size;  // elements of a trial
+  Index trials, size;  // size: elements of a trial
   int64_t stirling, threads;
 };
 
-// Stirling's formula for log k!, which is looked up where k is a small whole number.
+// Stirling's formula for log k!, read from a table where k is a small integer.
 template <class T>
 class LogFactorial {
  public:
   LogFactorial() {
     for (int k = 1; k < SIZE; k++) table_[k] = formula(T(k));
   }
-  T operator()(T k) const {
-    return k < SIZE && k == T(int(k)) ? table_[int(k)] : formula(k);
-  }
+  T operator()(T k) const { return k < SIZE && k == T(int(k)) ? table_[int(k)] : formula(k); }
 
  private:
   static const int SIZE = 64;
@@ -55,10 +28,10 @@ class LogFactorial {
   T table_[SIZE] = {};
 };
 
-// losses = exp(x) - k x, plus log k! where k > 1 if that is wanted.
+// losses = exp(x) - k x, plus log k! where k > 1 if `stirling` is set.
 template <class T>
 static void poisson_losses(const PoissonSizes& s, const T* log_rates, const T* counts, T* losses) {
-  const Index group = 64;  // are looked at together for counts above 1, of which there are few
+  const Index group = 64;  // elements that are searched together for counts above 1, which are rare
   const LogFactorial<T> log_factorial;
   divide(s.trials, int(s.threads), [&](Index first, Index trials, Index) {
     const Index end = (first + trials) * s.size;
@@ -78,20 +51,20 @@ static void poisson_losses(const PoissonSizes& s, const T* log_rates, const T* c
   });
 }
 
-// grads = (exp(x) - k) * outer.
+// result = (exp(x) - k) * grad, for the gradient of the losses.
 template <class T>
 static void poisson_gradient(const PoissonSizes& s, const T* log_rates, const T* counts,
-                             const T* outer, T* grads) {
+                             const T* grad, T* result) {
   divide(s.trials, int(s.threads), [&](Index first, Index trials, Index) {
     const Index start = first * s.size, n = trials * s.size;
-    const T *x = log_rates + start, *k = counts + start, *g = outer + start;
-    T* __restrict__ to = grads + start;
+    const T *x = log_rates + start, *k = counts + start, *g = grad + start;
+    T* __restrict__ to = result + start;
     for (Index j = 0; j < n; j++) to[j] = (exponential(x[j]) - k[j]) * g[j];
   });
 }
 
-// Sums over trials of k and of exp(x) - k x, each (samples). Sixteen trials are added up, and then
-// these sums, which loses less to rounding than to add one trial after the other.
+// Sums over trials of k and of exp(x) - k x, each of the size of a trial. Trials are added up in
+// groups of sixteen, and then the groups, which rounds less than adding one trial after the other.
 template <class T>
 static void poisson_sums(const PoissonSizes& s, const T* log_rates, const T* counts, T* sum_counts,
                          T* sum_losses) {

@@ -1,4 +1,4 @@
-// From factors to rates.
+// Linear maps, as of the factors to the log rates.
 #pragma once
 
 #include <algorithm>
@@ -7,7 +7,7 @@
 
 struct RatesSizes {
   Index trials, samples, bins, factors, channels;
-  Index row, bin;                          // strides of the factors (trials samples, T, F)
+  Index row, bin;  // strides of the factors (trials * samples, T, F)
   int64_t threads;
 };
 
@@ -16,7 +16,7 @@ template <class T>
 static void mean_rates(const RatesSizes& s, const T* factors, const T* weight, const T* bias,
                        T* rates) {
   const Index n = s.channels;
-  const Factor<T> readout(s.factors, n, weight, s.factors, true);
+  const PackedMatrix<T> packed(s.factors, n, weight, s.factors, true);
   divide(s.trials, int(s.threads), [&](Index first, Index trials, Index) {
     Scratch scratch;
     T* logs = scratch.take<T>(STRIP * n);
@@ -26,8 +26,8 @@ static void mean_rates(const RatesSizes& s, const T* factors, const T* weight, c
         std::fill(mean, mean + n, T(0));
         for (Index sample = 0; sample < s.samples; sample += STRIP) {
           const Index rows = std::min(STRIP, s.samples - sample);
-          readout.multiply(rows, factors + (trial * s.samples + sample) * s.row + t * s.bin, s.row,
-                           false, logs, n);
+          packed.multiply(rows, factors + (trial * s.samples + sample) * s.row + t * s.bin, s.row,
+                          false, logs, n);
           for (Index i = 0; i < rows; i++) {
             const T* __restrict__ row = logs + i * n;
             for (Index j = 0; j < n; j++) mean[j] += exponential(row[j] + bias[j]);
@@ -48,11 +48,11 @@ struct LinearSizes {
 template <class T>
 static void linear_forward(const LinearSizes& s, const T* x, const T* weight, const T* bias, T* y) {
   const Index n = s.outputs;
-  const Factor<T> readout(s.inputs, n, weight, s.inputs, true);
+  const PackedMatrix<T> packed(s.inputs, n, weight, s.inputs, true);
   divide(s.trials, int(s.threads), [&](Index first, Index trials, Index) {
     for (Index trial = first; trial < first + trials; trial++) {
       T* out = y + trial * s.bins * n;
-      readout.multiply(s.bins, x + trial * s.x_trial, s.x_bin, false, out, n);
+      packed.multiply(s.bins, x + trial * s.x_trial, s.x_bin, false, out, n);
       for (Index t = 0; t < s.bins; t++) {
         T* __restrict__ row = out + t * n;
         for (Index j = 0; j < n; j++) row[j] += bias[j];
@@ -61,28 +61,29 @@ static void linear_forward(const LinearSizes& s, const T* x, const T* weight, co
   });
 }
 
-// From the gradient of y (B, T, N), dense, to those of x, and of W and b; where these are null they
-// are left out.
+// The gradients of x, W and b, given that of y (B, T, N), which is dense. Those that are null are
+// left out; W and b go together.
 template <class T>
 static void linear_backward(const LinearSizes& s, const T* x, const T* weight, const T* grad,
                             T* grad_x, T* grad_weight, T* grad_bias) {
   const Index n = s.outputs, d = s.inputs;
-  const Factor<T> to_inputs(grad_x ? n : 0, d, weight, d, false);
+  const PackedMatrix<T> to_inputs(grad_x ? n : 0, d, weight, d, false);
   const Index chunks = n_chunks(s.trials, int(s.threads));
   Sums<T> sums_weight(chunks, n * d), sums_bias(chunks, n);
   divide(s.trials, int(s.threads), [&](Index first, Index trials, Index chunk) {
     Scratch scratch;
     T* dense = scratch.take<T>(s.bins * d);
-    T* own_weight = grad_weight ? sums_weight.of(chunk) : nullptr;
-    T* own_bias = grad_weight ? sums_bias.of(chunk) : nullptr;
+    T* chunk_weight = grad_weight ? sums_weight.of(chunk) : nullptr;
+    T* chunk_bias = grad_weight ? sums_bias.of(chunk) : nullptr;
     for (Index trial = first; trial < first + trials; trial++) {
       const T* g = grad + trial * s.bins * n;
-      if (grad_x) to_inputs.multiply(s.bins, g, n, false, grad_x + trial * s.grad_trial, s.grad_bin);
+      if (grad_x)
+        to_inputs.multiply(s.bins, g, n, false, grad_x + trial * s.grad_trial, s.grad_bin);
       if (!grad_weight) continue;
       copy_rows(s.bins, d, x + trial * s.x_trial, s.x_bin, dense, d);
-      add_outer(n, d, s.bins, g, n, dense, d, own_weight, d);
+      add_transposed_product(n, d, s.bins, g, n, dense, d, chunk_weight, d);
       for (Index t = 0; t < s.bins; t++)
-        for (Index j = 0; j < n; j++) own_bias[j] += g[t * n + j];
+        for (Index j = 0; j < n; j++) chunk_bias[j] += g[t * n + j];
     }
   });
   if (!grad_weight) return;

@@ -1,4 +1,4 @@
-// Matrix products, dense ones and ones with rows that are mostly zeros.
+// Matrix products: of dense matrices, and of rows that are mostly zeros with a dense matrix.
 #pragma once
 
 #include <algorithm>
@@ -19,7 +19,9 @@ typedef int (*SetThreads)(int);
 
 static Sgemm sgemm = nullptr;
 static Dgemm dgemm = nullptr;
-static SetThreads set_threads = nullptr;  // of the BLAS library, for the calling thread; may lack
+// Sets the BLAS library's number of threads for the calling thread; null where it has no such
+// function.
+static SetThreads set_threads = nullptr;
 
 static void blas(const char* ta, const char* tb, const int* m, const int* n, const int* k,
                  const float* alpha, const float* a, const int* lda, const float* b, const int* ldb,
@@ -32,8 +34,8 @@ static void blas(const char* ta, const char* tb, const int* m, const int* n, con
   dgemm(ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
 }
 
-// Memory that begins where a line of the cache does. The rounding of a matrix product may depend on
-// that, and a run that is resumed shall round as it did.
+// Allocates memory that begins where a line of the cache does. The rounding of a library's matrix
+// product may depend on that, and a run that is resumed must round as one that was not interrupted.
 template <class T>
 struct Aligned {
   typedef T value_type;
@@ -57,7 +59,7 @@ struct Aligned {
 template <class T>
 using Array = std::vector<T, Aligned<T>>;
 
-// Vectors of one register, and how many rows by how many vectors of a product are held in registers.
+// Bytes of a vector register, and the tile of a product that is held in registers: rows by vectors.
 #if defined(__AVX512F__)
 static const int BYTES = 64, TILE_ROWS = 8, TILE_VECTORS = 3;
 #elif defined(__AVX2__) && defined(__FMA__)
@@ -65,9 +67,9 @@ static const int BYTES = 32, TILE_ROWS = 4, TILE_VECTORS = 3;
 #else
 static const int BYTES = 16, TILE_ROWS = 0, TILE_VECTORS = 0;
 #endif
-// Whether products are our own, which on small matrices are faster than a library that has to
-// rearrange its arguments in every call, and which round each row alike wherever it stands.
-static const bool OWN = TILE_ROWS > 0;
+// Whether products are left to a BLAS library. Those of this file are faster on small matrices, as
+// a library has to rearrange its arguments in every call, and round a row alike wherever it stands.
+static const bool USES_BLAS = TILE_ROWS == 0;
 
 template <class T>
 struct Vector {
@@ -82,8 +84,8 @@ static inline V load(const T* p) {
   return v;
 }
 
-// C (M, n) = A (M, k) B (k, N vectors), added to C if `add`; A is stored as (k, M) if `transposed`.
-// Only n columns of C are there.
+// C (M, n) = A (M, k) B (k, N vectors), or C += A B if `add`. A is stored as (k, M) if
+// `transposed`. C has only n columns, which may be fewer than those of N vectors.
 template <class T, int M, int N, bool transposed>
 static inline void tile(Index n, Index k, const T* a, Index lda, const T* b, Index ldb, bool add,
                         T* c, Index ldc) {
@@ -96,7 +98,8 @@ static inline void tile(Index n, Index k, const T* a, Index lda, const T* b, Ind
   if (cut) {
     to = edge;
     ld = N * size;
-    for (int i = 0; i < M && add; i++) std::memcpy(edge + i * ld, c + i * ldc, size_t(n) * sizeof(T));
+    for (int i = 0; i < M && add; i++)
+      std::memcpy(edge + i * ld, c + i * ldc, size_t(n) * sizeof(T));
   }
   V sum[M][N];
 #pragma GCC unroll 8
@@ -118,11 +121,10 @@ static inline void tile(Index n, Index k, const T* a, Index lda, const T* b, Ind
   for (int i = 0; i < M; i++)
 #pragma GCC unroll 8
     for (int j = 0; j < N; j++) __builtin_memcpy(to + i * ld + j * size, &sum[i][j], sizeof(V));
-  for (int i = 0; i < M && cut; i++)
-    std::memcpy(c + i * ldc, edge + i * ld, size_t(n) * sizeof(T));
+  for (int i = 0; i < M && cut; i++) std::memcpy(c + i * ldc, edge + i * ld, size_t(n) * sizeof(T));
 }
 
-// The same for m rows, M at a time and the rest fewer at a time.
+// As `tile` for m rows: M at a time, and what remains M / 2, M / 4, ... at a time.
 template <class T, int M, int N, bool transposed>
 static inline void tiles(Index m, Index n, Index k, const T* a, Index lda, const T* b, Index ldb,
                          bool add, T* c, Index ldc) {
@@ -137,17 +139,20 @@ static inline void tiles(Index m, Index n, Index k, const T* a, Index lda, const
 }
 
 template <class T, bool transposed>
-static void tiles_of(Index vectors, Index m, Index n, Index k, const T* a, Index lda, const T* b,
-                     Index ldb, bool add, T* c, Index ldc) {
-  const int M = OWN ? TILE_ROWS : 1;
+static void tiles_of_width(Index vectors, Index m, Index n, Index k, const T* a, Index lda,
+                           const T* b, Index ldb, bool add, T* c, Index ldc) {
+  const int M = USES_BLAS ? 1 : TILE_ROWS;
   switch (vectors) {
-    case 1: return tiles<T, M, 1, transposed>(m, n, k, a, lda, b, ldb, add, c, ldc);
-    case 2: return tiles<T, M, 2, transposed>(m, n, k, a, lda, b, ldb, add, c, ldc);
-    default: return tiles<T, M, 3, transposed>(m, n, k, a, lda, b, ldb, add, c, ldc);
+    case 1:
+      return tiles<T, M, 1, transposed>(m, n, k, a, lda, b, ldb, add, c, ldc);
+    case 2:
+      return tiles<T, M, 2, transposed>(m, n, k, a, lda, b, ldb, add, c, ldc);
+    default:
+      return tiles<T, M, 3, transposed>(m, n, k, a, lda, b, ldb, add, c, ldc);
   }
 }
 
-// How many of the vectors that are left to take into a tile: 4 are 2 and 2, not 3 and 1.
+// The number of vectors of the next tile, given how many are left: 4 become 2 and 2, not 3 and 1.
 static Index tile_width(Index left) {
   return left == TILE_VECTORS + 1 ? TILE_VECTORS - 1 : std::min<Index>(left, TILE_VECTORS);
 }
@@ -155,22 +160,23 @@ static Index tile_width(Index left) {
 template <class T>
 static void library_product(bool transposed, Index m, Index n, Index k, const T* a, Index lda,
                             const T* b, Index ldb, bool add, T* c, Index ldc) {
-  // The library stores by columns, so that it sees the transpose of everything.
+  // BLAS stores matrices by columns, so that it computes the transpose of C from those of A and B.
   const int im = int(m), in = int(n), ik = int(k);
   const int ia = int(std::max<Index>(lda, 1)), ib = int(ldb), ic = int(ldc);
   const T one = 1, beta = add ? 1 : 0;
   blas("N", transposed ? "T" : "N", &in, &im, &ik, &one, b, &ib, a, &ia, &beta, c, &ic);
 }
 
-// A matrix (k, n) that others are multiplied by, arranged for that.
+// A matrix (k, n) in the order in which products A B read their right-hand side B: panel after
+// panel of as many columns as a tile has.
 template <class T>
-class Factor {
+class PackedMatrix {
  public:
-  Factor() = default;
-  // From rows of length `ld`; from its transpose (n, k) if `transposed`.
-  Factor(Index k, Index n, const T* from, Index ld, bool transposed) : k_(k), n_(n) {
+  PackedMatrix() = default;
+  // Packs a matrix whose rows are `ld` apart, or that is stored as its transpose (n, k).
+  PackedMatrix(Index k, Index n, const T* from, Index ld, bool transposed) : k_(k), n_(n) {
     const auto at = [&](Index p, Index j) { return from[transposed ? j * ld + p : p * ld + j]; };
-    if (!OWN) {
+    if (USES_BLAS) {
       values_.resize(size_t(k * n));
       for (Index p = 0; p < k; p++)
         for (Index j = 0; j < n; j++) values_[size_t(p * n + j)] = at(p, j);
@@ -181,7 +187,7 @@ class Factor {
     for (Index left = (n + size - 1) / size, taken; left > 0; left -= taken) {
       taken = tile_width(left);
       Panel panel{first, taken, std::min(n, taken * size), values_.size()};
-      // The last one ends with the matrix. Where it overlaps the one before, it holds zeros.
+      // The last panel ends with the matrix. Columns that it shares with the one before are zero.
       if (first + taken * size > n) panel.first = n - panel.columns;
       values_.resize(panel.offset + size_t(k * taken * size), T(0));
       for (Index p = 0; p < k; p++)
@@ -190,7 +196,8 @@ class Factor {
       panels_.push_back(panel);
       first += taken * size;
     }
-    // So the last is written first, and its zeros are overwritten.
+    // The last panel is multiplied first, so that the one before writes the columns that they
+    // share.
     std::reverse(panels_.begin(), panels_.end());
   }
 
@@ -201,11 +208,12 @@ class Factor {
       for (Index i = 0; i < rows && !add; i++) std::fill(c + i * ldc, c + i * ldc + n_, T(0));
       return;
     }
-    if (!OWN) return library_product(false, rows, n_, k_, a, lda, values_.data(), n_, add, c, ldc);
+    if (USES_BLAS)
+      return library_product(false, rows, n_, k_, a, lda, values_.data(), n_, add, c, ldc);
     for (const Panel& panel : panels_)
-      tiles_of<T, false>(panel.vectors, rows, panel.columns, k_, a, lda,
-                         values_.data() + panel.offset, panel.vectors * Vector<T>::size, add,
-                         c + panel.first, ldc);
+      tiles_of_width<T, false>(panel.vectors, rows, panel.columns, k_, a, lda,
+                               values_.data() + panel.offset, panel.vectors * Vector<T>::size, add,
+                               c + panel.first, ldc);
   }
 
  private:
@@ -218,21 +226,22 @@ class Factor {
   Array<T> values_;
 };
 
-// C (m, n) += the transpose of A (rows, m), times B (rows, n). A vector beyond B must be readable.
+// C (m, n) += the transpose of A (rows, m) times B (rows, n): the gradient of a weight, from
+// gradients A of what it maps B to. The memory of one vector after the end of B must be readable.
 template <class T>
-static void add_outer(Index m, Index n, Index rows, const T* a, Index lda, const T* b, Index ldb,
-                      T* c, Index ldc) {
+static void add_transposed_product(Index m, Index n, Index rows, const T* a, Index lda, const T* b,
+                                   Index ldb, T* c, Index ldc) {
   if (m == 0 || n == 0 || rows == 0) return;
-  if (!OWN) return library_product(true, m, n, rows, a, lda, b, ldb, true, c, ldc);
+  if (USES_BLAS) return library_product(true, m, n, rows, a, lda, b, ldb, true, c, ldc);
   const Index size = Vector<T>::size;
   for (Index j = 0, taken; j < n; j += taken * size) {
     taken = tile_width((n - j + size - 1) / size);
-    tiles_of<T, true>(taken, m, std::min(n - j, taken * size), rows, a, lda, b + j, ldb, true, c + j,
-                      ldc);
+    tiles_of_width<T, true>(taken, m, std::min(n - j, taken * size), rows, a, lda, b + j, ldb, true,
+                            c + j, ldc);
   }
 }
 
-// To rows of `pad` columns or multiples.
+// The transpose of a matrix whose rows are `ld` apart, with rows padded to a multiple of `pad`.
 template <class T>
 static Array<T> transpose(const T* matrix, Index rows, Index columns, Index ld, Index pad = 1) {
   const Index out_ld = (rows + pad - 1) / pad * pad;
@@ -244,7 +253,7 @@ static Array<T> transpose(const T* matrix, Index rows, Index columns, Index ld, 
 
 // ---------------------------------------------------------------- rows with many zeros
 
-// out = sum of value[i] * matrix[index[i]], for N vectors of a row.
+// out = sum over i of value[i] * matrix[index[i]], for n columns that are stored in N vectors.
 template <int N, class T>
 static inline void gather_block(const T* matrix, Index ld, const int32_t* index, const T* value,
                                 Index count, T* out, Index n) {
@@ -261,9 +270,10 @@ static inline void gather_block(const T* matrix, Index ld, const int32_t* index,
   __builtin_memcpy(out, sum, size_t(n) * sizeof(T));
 }
 
+// The same for any n.
 template <class T>
-static void gather(const T* matrix, Index ld, const int32_t* index, const T* value, Index count, T* out,
-                   Index n) {
+static void gather(const T* matrix, Index ld, const int32_t* index, const T* value, Index count,
+                   T* out, Index n) {
   const Index block = 8 * Vector<T>::size;
   Index j = 0;
   for (; j + block <= n; j += block)
@@ -272,19 +282,36 @@ static void gather(const T* matrix, Index ld, const int32_t* index, const T* val
   matrix += j;
   out += j;
   switch (vectors) {
-    case 1: gather_block<1>(matrix, ld, index, value, count, out, rest); break;
-    case 2: gather_block<2>(matrix, ld, index, value, count, out, rest); break;
-    case 3: gather_block<3>(matrix, ld, index, value, count, out, rest); break;
-    case 4: gather_block<4>(matrix, ld, index, value, count, out, rest); break;
-    case 5: gather_block<5>(matrix, ld, index, value, count, out, rest); break;
-    case 6: gather_block<6>(matrix, ld, index, value, count, out, rest); break;
-    case 7: gather_block<7>(matrix, ld, index, value, count, out, rest); break;
-    case 8: gather_block<8>(matrix, ld, index, value, count, out, rest); break;
-    default: break;
+    case 1:
+      gather_block<1>(matrix, ld, index, value, count, out, rest);
+      break;
+    case 2:
+      gather_block<2>(matrix, ld, index, value, count, out, rest);
+      break;
+    case 3:
+      gather_block<3>(matrix, ld, index, value, count, out, rest);
+      break;
+    case 4:
+      gather_block<4>(matrix, ld, index, value, count, out, rest);
+      break;
+    case 5:
+      gather_block<5>(matrix, ld, index, value, count, out, rest);
+      break;
+    case 6:
+      gather_block<6>(matrix, ld, index, value, count, out, rest);
+      break;
+    case 7:
+      gather_block<7>(matrix, ld, index, value, count, out, rest);
+      break;
+    case 8:
+      gather_block<8>(matrix, ld, index, value, count, out, rest);
+      break;
+    default:
+      break;
   }
 }
 
-// matrix[index[i]] += value[i] * row.
+// matrix[index[i]] += value[i] * row, for every i.
 template <class T>
 static void scatter(T* matrix, Index ld, const int32_t* index, const T* value, Index count,
                     const T* row, Index n) {
