@@ -12,6 +12,7 @@ from torch.distributions import Normal
 from lfads_torch import recurrence
 from lfads_torch.modules.decoder import Decoder, DecoderCell
 from lfads_torch.modules.encoder import Encoder
+from lfads_torch.modules.parts import linear_weights
 from lfads_torch.modules.priors import (
     AutoregressiveMultivariateNormal,
     MultivariateNormal,
@@ -19,25 +20,21 @@ from lfads_torch.modules.priors import (
     Null,
 )
 from lfads_torch.modules.readin_readout import FanInLinear
-from lfads_torch.modules.recurrent import (
-    BidirectionalClippedGRU,
-    ClippedGRU,
-    ClippedGRUCell,
-    is_linear,
-)
+from lfads_torch.modules.recurrent import BidirectionalClippedGRU, ClippedGRU, ClippedGRUCell
 from tests.modules.reference import randomize_
 from tests.recurrence.common import SETTINGS, assert_close, dtypes, gradients, some_weights
 
 names = pytest.mark.parametrize("name", ["torch", "compiled"])
 
 
-class GivenNoise:
-    """Posteriors whose samples are mean + std · given noise, bin after bin."""
+class GivenNoise(Null):
+    """A prior whose posterior samples are mean + std · given noise, bin after bin."""
 
     def __init__(self, noise):
+        super().__init__()
         self.noise = list(noise)
 
-    def __call__(self, mean, std):
+    def make_posterior(self, mean, std):
         sample = mean + std * self.noise.pop(0)
         posterior = Normal(mean, std)
         posterior.rsample = lambda: sample
@@ -88,12 +85,12 @@ def test_encoder_and_decoder(name, dtype, t_ic, lag, ext, use_con, prior, seed):
     results = []
     both = halves(dtype, seed, t_ic, lag, ext, use_con)
     for choice in (name, "plain"):  # the fused one draws, the plain one is given the same
-        posterior = None if prior is None else prior.make_posterior
+        used = prior
         if choice == "plain" and prior is not None and use_con:
-            posterior = GivenNoise(noise)
+            used = GivenNoise(noise)
         with recurrence.using(choice):
             mean, std, ci = both["encoder"](data)
-            output = both["decoder"](mean + 0.1 * std, ci, ext_input, posterior)
+            output = both["decoder"](mean + 0.1 * std, ci, ext_input, used)
         if use_con:
             drive = output.gen_inputs[:, :, :2]
             noise = ((drive - output.co_means) / output.co_stds).detach().unbind(1)
@@ -111,7 +108,7 @@ def test_noise_is_that_of_the_prior(name):
     inputs = torch.zeros(4000, 4), torch.zeros(4000, 8, 6), torch.zeros(4000, 8, 0)
     for prior, variance in [(Null(), 1.0), (MultivariateStudentT(0.0, 1.0, 8.0, 2), 8 / 6)]:
         with torch.no_grad(), recurrence.using(name):
-            out = decoder(*inputs, prior.make_posterior)
+            out = decoder(*inputs, prior)
         noise = (out.gen_inputs - out.co_means) / out.co_stds
         assert noise.mean().abs() < 0.02
         assert noise.var().item() == pytest.approx(variance, rel=0.04)
@@ -170,8 +167,8 @@ def test_transforms_go_step_by_step():
 
 
 class OwnCell(ClippedGRUCell):
-    def step(self, projected, hidden):
-        return 0.5 * super().step(projected, hidden)
+    def forward(self, input, hidden):
+        return 0.5 * super().forward(input, hidden)
 
 
 class OwnReadout(nn.Linear):
@@ -233,13 +230,13 @@ def test_hooks_are_called():
     assert len(calls) == 8
     gru = ClippedGRU(2, 4)
     gru.cell.forward = lambda *args: None
-    assert gru._backend(torch.zeros(1, 1, 2), torch.zeros(1, 4)) is None
+    assert gru._fused(torch.zeros(1, 1, 2), torch.zeros(1, 4)) is None
 
 
 def test_parametrised_weights():
     gru = ClippedGRU(2, 4)
     nn.utils.parametrizations.weight_norm(gru.cell, "weight_hh")
-    assert gru._backend(torch.zeros(1, 1, 2), torch.zeros(1, 4)) is None
+    assert gru._fused(torch.zeros(1, 1, 2), torch.zeros(1, 4)) is None
     gru(torch.randn(2, 3, 2), torch.zeros(2, 4))[1].sum().backward()
     assert gru.cell.parametrizations.weight_hh.original1.grad.any()
 
@@ -251,7 +248,7 @@ def test_posteriors_that_are_not_declared_are_sampled_bin_by_bin():
 
     decoder = halves(torch.float32, 0)["decoder"]
     inputs = torch.randn(2, 4), torch.randn(2, 8, 6), torch.zeros(2, 8, 0)
-    output = decoder(*inputs, Own(0.0, 1.0, 2).make_posterior)
+    output = decoder(*inputs, Own(0.0, 1.0, 2))
     torch.testing.assert_close(output.gen_inputs, output.co_means + 7, rtol=0, atol=1e-4)
 
 
@@ -266,7 +263,7 @@ def test_sizes_that_do_not_fit_are_refused():
     backend = recurrence.choose(torch.zeros(1))
     with pytest.raises(ValueError, match="ci must be of shape"):
         recurrence.run_decoder(
-            backend, cell.weights(), *map(torch.zeros, shapes), recurrence.Draws()
+            backend, cell.fused_weights(), *map(torch.zeros, shapes), recurrence.Draws()
         )
 
 
@@ -304,7 +301,7 @@ def patched():
     ],
 )
 def test_other_modules_than_linear_maps_are_called(module, expected):
-    assert is_linear(module) == expected
+    assert (linear_weights(module) is not None) == expected
     if expected:
         x = torch.randn(2, 3, 4)
         torch.testing.assert_close(recurrence.linear(x, module.weight, module.bias), module(x))
