@@ -289,7 +289,21 @@ def _with_sessions(
     sessions = {"readin": readin, "readout": readout, "reconstruction": recon}
     parts = {name: copy.deepcopy(model._part(name)) for name in ("encoder", "decoder")}
     made = type(model)(**{**model.hparams, **shared, **parts, **changes, **sessions})
-    # Copies of the modules, not of their weights: a module that was put in by hand stays in.
-    made.encoder = copy.deepcopy(model.encoder)
-    made.decoder = copy.deepcopy(model.decoder)
+    for name in ("encoder", "decoder"):
+        trained = getattr(model, name)
+        if made.hparams.dropout_rate == model.hparams.dropout_rate:
+            # A copy of the module, not of its weights: one that was put in by hand stays in.
+            setattr(made, name, copy.deepcopy(trained))
+        elif _classes(getattr(made, name)) == _classes(trained):
+            getattr(made, name).load_state_dict(trained.state_dict())
+        else:
+            raise UserError(
+                f"model.dropout_rate cannot be changed: modules of the trained model's {name} were "
+                f"put in by hand, so that it cannot be built again with another rate."
+            )
     return made.to(model.device).train()
+
+
+def _classes(part: nn.Module) -> dict[str, type[nn.Module]]:
+    """Return the class of every module in a part, by its name."""
+    return {name: type(module) for name, module in part.named_modules()}

@@ -216,6 +216,19 @@ def test_training_is_as_it_was_but_for_the_ramps(model, trained):
     assert append_session(model, one).train_aug_stack.transforms[0].cd_rate == 0.3
 
 
+def test_the_dropout_rate_of_modules_that_were_put_in_by_hand_stays(tiny_file):
+    class OwnDropout(nn.Dropout):
+        pass
+
+    model = linear_model()
+    model.encoder.dropout = OwnDropout(0.3)
+    one = one_session_model(model, tiny_file)
+    assert type(one.encoder.dropout) is OwnDropout
+    assert one.encoder.dropout.p == 0.3
+    with pytest.raises(ValueError, match=r"dropout_rate cannot be changed: .*encoder"):
+        one_session_model(model, tiny_file, dropout_rate=0.5)
+
+
 # ------------------------------------------------------------ how the new parts start
 
 
