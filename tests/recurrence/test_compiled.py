@@ -165,7 +165,7 @@ def test_threads_do_not_get_each_others_numbers(name, switching_often):
             first = recurrence.run_gru(backend, weights, inputs, h_0).final
             return all(
                 torch.equal(recurrence.run_gru(backend, weights, inputs, h_0).final, first)
-                for _ in range(300)
+                for _ in range(2000)
             )
 
     def work(number):
