@@ -2,6 +2,8 @@
 
 import csv
 import os
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -170,6 +172,25 @@ def test_a_generator_without_an_argument_that_nobody_knows_is_named(home, monkey
     with pytest.raises(UserError, match=r"model\.decoder\.generator lacks the arguments n_modes"):
         composed(words)
     assert composed([*words, "model.decoder.generator.n_modes=4"]).decoder.generator.n_modes == 4
+
+
+COMMANDS = re.findall(
+    r"^\.venv/bin/python scripts/run_single\.py (.*)$", (ROOT / "docs/parts.md").read_text(), re.M
+)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands_of_the_documentation(home, command):
+    words = shlex.split(command)
+    data = (several if "model=multisession" in words else single)(home)
+    assert words[0] == data[0]
+    assert composed([*data, *words[1:]]).hparams.gen_dim == 9
+
+
+def test_every_shipped_part_is_in_the_documentation():
+    assert {word for command in COMMANDS for word in command.split() if "/" in word} == {
+        f"model/{file}" for file in FILES
+    }
 
 
 OWN_PARTS = """
