@@ -27,7 +27,7 @@ from lfads_torch.analysis.figures import plot_run
 from lfads_torch.checkpoints import describe, load_checkpoint
 from lfads_torch.datamodules import BasicDataModule, SessionShapes, session_shapes
 from lfads_torch.errors import MissingFileError, UserError
-from lfads_torch.model import LFADS
+from lfads_torch.model import LFADS, PARTS
 from lfads_torch.modules.readin_readout import MultisessionReadin, MultisessionReadout
 from lfads_torch.modules.recons import Reconstruction, for_channels
 from lfads_torch.running.compose import compose
@@ -375,10 +375,10 @@ def _with_sessions(
     changes: Mapping[str, Any],
 ) -> LFADS:
     """Make a model with what sessions of another one share, and with these sessions."""
-    names = ("ic_prior", "co_prior", "train_aug_stack", "infer_aug_stack")
-    shared = {name: copy.deepcopy(getattr(model, name)) for name in names}
     sessions = {"readin": readin, "readout": readout, "reconstruction": recon}
+    shared = {name: copy.deepcopy(model._part(name)) for name in PARTS if name not in sessions}
     made = type(model)(**{**model.hparams, **shared, **changes, **sessions})
-    made.encoder.load_state_dict(model.encoder.state_dict())
-    made.decoder.load_state_dict(model.decoder.state_dict())
+    # These are also copies of what was put into the model by hand.
+    made.encoder = copy.deepcopy(model.encoder)
+    made.decoder = copy.deepcopy(model.decoder)
     return made.to(model.device).train()
