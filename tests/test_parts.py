@@ -6,6 +6,7 @@ import logging
 import pytest
 import torch
 from torch import nn
+from torch.func import functional_call
 
 from lfads_torch import recurrence
 from lfads_torch.datamodules import BasicDataModule
@@ -38,6 +39,22 @@ class Plain(nn.Module):
         return torch.tanh(self.map(torch.cat([input, hidden], dim=1)))
 
 
+class Halved(nn.Module):
+    """Computes its recurrent weights, and says with which weights it can be run fused."""
+
+    def __init__(self, input_size, hidden_size, clip_value=5.0):
+        super().__init__()
+        self.stock = ClippedGRUCell(input_size, hidden_size, clip_value)
+
+    def fused_weights(self):
+        weights = self.stock.fused_weights()
+        return weights._replace(weight_hh=0.5 * weights.weight_hh)
+
+    def forward(self, input, hidden):
+        halved = {"weight_hh": 0.5 * self.stock.weight_hh}
+        return functional_call(self.stock, halved, (input, hidden))
+
+
 def hooked(cell):
     cell.register_forward_hook(lambda module, inputs, output: 0.5 * output)
     return cell
@@ -46,6 +63,7 @@ def hooked(cell):
 CHANGES = {
     "overridden": lambda old: Shrinking(old.input_size, old.hidden_size, old.clip_value),
     "hooked": hooked,
+    "fused in other words": lambda old: Halved(old.input_size, old.hidden_size),
     "plain": lambda old: Plain(old.input_size, old.hidden_size),
 }
 
@@ -115,6 +133,15 @@ def test_a_plain_module_as_a_cell_trains(place, scale):
     gradients = [p.grad for m in model.modules() if isinstance(m, Plain) for p in m.parameters()]
     assert len(gradients) == (8 if place == "cell" else 2)
     assert all(gradient.any() for gradient in gradients)
+
+
+def test_a_cell_that_declares_its_weights_runs_fused():
+    model = tiny_model(decoder={"generator": Halved}, encoder={"cell": Halved})
+    assert model.decoder.rnn.why_step_by_step() is None
+    assert model.encoder.ic_enc.bwd_gru.why_step_by_step() is None
+    bare(model)
+    model.training_step({0: (batch(), ())}, 0).backward()
+    assert model.decoder.generator.stock.weight_hh.grad.any()
 
 
 # ------------------------------------------------------------------ the L2 penalty

@@ -9,8 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from lfads_torch.errors import UserError
 from lfads_torch.model import LFADS
+from lfads_torch.running.compose import compose
+from lfads_torch.running.training import build
+from lfads_torch.tuples import SessionBatch
 from tests.conftest import TINY_SIZES
 
 ROOT = Path(__file__).parents[1]
@@ -31,7 +36,7 @@ def execute(command, cwd, *more):
     environment = dict(os.environ)
     while "=" in words[0]:
         name, _, value = words.pop(0).partition("=")
-        environment[name] = value
+        environment[name] = os.pathsep.join([value, environment.get(name, "")])
     assert words[:2] == [".venv/bin/python", "scripts/run_single.py"]
     words = [word for word in words[2:] if not word.startswith("trainer.max_epochs")]
     done = subprocess.run(
@@ -82,13 +87,30 @@ def test_parts_of_your_own(trained, monkeypatch):
     execute(command, trained, "run_dir=own", *FAST)
     monkeypatch.syspath_prepend(str(trained))
     path = trained / "own" / "lightning_checkpoints" / "last.ckpt"
+    with pytest.raises(UserError, match=r"my_parts\..*trusted=\['my_parts'\]"):
+        LFADS.load_from_checkpoint(path)
     model = LFADS.load_from_checkpoint(path, trusted=["my_parts"])
     import my_parts
+
+    assert isinstance(model.encoder, my_parts.ConvolutionalEncoder)
+    assert model.encoder.features.kernel_size == (7,)
+    assert isinstance(model.decoder.generator, my_parts.LinearGenerator)
+    untrained = 0.95 * torch.eye(9)
+    assert (model.decoder.generator.dynamics != untrained).any(dim=1).all()
 
     assert isinstance(model.recon[0], my_parts.NegativeBinomialCounts)
     assert isinstance(model.co_prior, my_parts.LaplacePrior)
     assert isinstance(model.train_aug_stack.transforms[1], my_parts.ChannelDropout)
     assert model.readout[0].out_features == 14
+    config = compose(trained / "own" / "config.yaml")
+    again = build(config).model
+    again.load_state_dict(model.state_dict())
+    trials = SessionBatch(*2 * [torch.tensor(np.load(trained / "spikes.npy")).float()])
+    with torch.no_grad():
+        outputs = [m.eval()(trials)[0] for m in (model, again)]
+    for a, b in zip(*outputs, strict=True):
+        assert torch.isfinite(a).all()
+        assert torch.equal(a, b)
 
 
 def test_links_lead_somewhere():

@@ -1,7 +1,10 @@
 """Parts chosen by name: composed, trained, sampled, reloaded, resumed and applied to new trials."""
 
 import csv
+import functools
 import os
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -22,12 +25,13 @@ from lfads_torch.modules.recurrent import ClippedGRUCell
 from lfads_torch.modules.transformer import TransformerEncoder
 from lfads_torch.running.compose import compose, packaged_configs
 from lfads_torch.running.inference import infer
+from lfads_torch.running.new_session import append_session, one_session_model, save_model
 from lfads_torch.running.resume import resume_run
 from lfads_torch.running.run_folder import read_summary
 from lfads_torch.running.start import start_run
 from lfads_torch.running.training import build
 from lfads_torch.tuples import SessionBatch
-from tests.conftest import TINY_SIZES, tiny_arrays, write_file
+from tests.conftest import TINY_SIZES, tiny_arrays, tiny_model, write_file
 
 pytestmark = pytest.mark.timeout(600)  # the slow ones start up to three processes each
 
@@ -174,6 +178,25 @@ def test_a_generator_without_an_argument_that_nobody_knows_is_named(home, monkey
     assert composed([*words, "model.decoder.generator.n_modes=4"]).decoder.generator.n_modes == 4
 
 
+COMMANDS = re.findall(
+    r"^\.venv/bin/python scripts/run_single\.py (.*)$", (ROOT / "docs/parts.md").read_text(), re.M
+)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands_of_the_documentation(home, command):
+    words = shlex.split(command)
+    data = (several if "model=multisession" in words else single)(home)
+    assert words[0] == data[0]
+    assert composed([*data, *words[1:]]).hparams.gen_dim == 9
+
+
+def test_every_shipped_part_is_in_the_documentation():
+    assert {word for command in COMMANDS for word in command.split() if "/" in word} == {
+        f"model/{file}" for file in FILES
+    }
+
+
 OWN_PARTS = """
 from lfads_torch.modules.encoder import Encoder
 from lfads_torch.modules.generators import VanillaRNNGenerator
@@ -237,6 +260,23 @@ def test_read_outs_that_are_not_aligned_may_have_any_number_of_factors(tmp_path)
     words += ["model/readout=mlp_multisession", "model.encod_data_dim=2"]
     model = composed([*words, "model.readin.out_features=2"])
     assert [readout.in_features for readout in model.readout] == [3, 3]
+
+
+def test_a_new_session_shares_the_parts(tiny_file, tmp_path):
+    generator = functools.partial(LowRankGenerator, rank=2)
+    encoder = functools.partial(TransformerEncoder, token_dim=8)
+    model = tiny_model(encoder=encoder, decoder={"generator": generator}).eval()
+    model.decoder.rnn.cell.con_cell = VanillaRNNGenerator(13, 4)
+    one = one_session_model(model, tiny_file)
+    both = append_session(model, one)
+    path = save_model(both, tmp_path / "both.ckpt")
+    for other in (one, both, LFADS.load_from_checkpoint(path)):
+        for name in ("encoder", "decoder"):
+            mine, theirs = (getattr(m, name).modules() for m in (model, other))
+            assert [type(module) for module in mine] == [type(module) for module in theirs]
+        for a, b in zip(model.decoder.parameters(), other.decoder.parameters(), strict=True):
+            assert torch.equal(a, b)
+            assert a is not b
 
 
 # ------------------------------------------------------------------ runs
