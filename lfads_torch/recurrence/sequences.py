@@ -3,11 +3,15 @@
 Results are (B, T, N), but bins follow each other in memory, as the recurrences read them.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lfads_torch.recurrence.autograd import must_be_differentiable
 from lfads_torch.recurrence.masks import random_mask
+from lfads_torch.recurrence.memory import empty
 from lfads_torch.recurrence.pointwise import masked
 
 
@@ -46,16 +50,61 @@ def lagged(forward: Tensor, backward: Tensor, lag: int, before: int, after: int)
     Tensor
         (B, before + T + after, 2H).
     """
-    directions = ((forward, lag), (backward, -lag))
-    shifted = [_shifted(x.transpose(0, 1), delay, before, after) for x, delay in directions]
-    return torch.cat(shifted, dim=2).transpose(0, 1)
-
-
-def _shifted(states: Tensor, delay: int, before: int, after: int) -> Tensor:
-    """Delay states (T, B, H) by some bins within their window, and add bins of zeros around it."""
-    delay = min(max(delay, -len(states)), len(states))
-    if delay >= 0:
-        states = states[: len(states) - delay]
+    by_bin = forward.transpose(0, 1), backward.transpose(0, 1)
+    if torch._C._are_functorch_transforms_active():
+        shifted = [_shifted(x, delay) for x, delay in zip(by_bin, (lag, -lag), strict=True)]
+        both = F.pad(torch.cat(shifted, dim=2), (0, 0, 0, 0, before, after))
     else:
-        states = states[-delay:]
-    return F.pad(states, (0, 0, 0, 0, before + max(delay, 0), after + max(-delay, 0)))
+        both = _Lagged.apply(*by_bin, lag, before, after)  # type: ignore[no-untyped-call]
+    return both.transpose(0, 1)
+
+
+class _Lagged(torch.autograd.Function):
+    """As :func:`lagged` for sequences (T, B, H), written to a buffer that is used again."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, forward: Tensor, backward: Tensor, lag: int, before: int, after: int
+    ) -> Tensor:
+        n_bins, n_trials, size = forward.shape
+        ctx.lag, ctx.bins = lag, slice(before, before + n_bins)
+        both = empty((before + n_bins + after, n_trials, 2 * size), forward)
+        both[:before] = 0
+        both[before + n_bins :] = 0
+        halves = both[ctx.bins].chunk(2, dim=2)
+        _shift(forward, lag, out=halves[0])
+        _shift(backward, -lag, out=halves[1])
+        return both
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
+        halves = grad[ctx.bins].chunk(2, dim=2)
+        delays = -ctx.lag, ctx.lag
+        if must_be_differentiable(grad):
+            grads = [_shifted(x, delay) for x, delay in zip(halves, delays, strict=True)]
+        else:
+            grads = [empty(x.shape, x) for x in halves]
+            for x, delay, out in zip(halves, delays, grads, strict=True):
+                _shift(x, delay, out)
+        return *grads, None, None, None
+
+
+def _shift(states: Tensor, delay: int, out: Tensor) -> None:
+    """Write states (T, B, H), delayed by some bins within their window, to ``out``."""
+    source, target = _bins(len(states), delay)
+    out[: target.start] = 0
+    out[target] = states[source]
+    out[target.stop :] = 0
+
+
+def _shifted(states: Tensor, delay: int) -> Tensor:
+    """Return what :func:`_shift` writes, by operations that autograd knows."""
+    source, target = _bins(len(states), delay)
+    return F.pad(states[source], (0, 0, 0, 0, target.start, len(states) - target.stop))
+
+
+def _bins(n_bins: int, delay: int) -> tuple[slice, slice]:
+    """Return the bins that stay in a window when it is delayed, and where they come to lie."""
+    delay = min(max(delay, -n_bins), n_bins)
+    early, late = slice(0, n_bins - abs(delay)), slice(abs(delay), n_bins)
+    return (early, late) if delay >= 0 else (late, early)
