@@ -61,7 +61,7 @@ class Unit:
         """(T, B, 3H) gates of all bins, or (bins_of_buffer, B, 3H) of a block at a time."""
         self.of_a_block = bins_of_buffer is not None
         self.weight_zr, self.weight_n = weight_hh[: 2 * size].t(), weight_hh[2 * size :].t()
-        # Half precision would lose values near 0, and on other devices each operation costs a launch.
+        # Half precision would lose values near 0; on other devices each operation costs a launch.
         by_sigmoid = utils.on_cpu(h_0) and h_0.dtype in (torch.float32, torch.float64)
         self.minus_one = h_0.new_full((), -1) if by_sigmoid else None
         self.reset = torch.empty_like(self.states[0])
