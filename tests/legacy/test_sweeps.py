@@ -1,4 +1,4 @@
-"""Sweeps of the version before are read, inferred from and continued."""
+"""Sweeps of the version before are read and used; tests/sweeps/test_older_sweeps.py resumes one."""
 
 import json
 
@@ -7,7 +7,7 @@ import pytest
 
 from lfads_torch.extensions.tune import read_pbt_fitlog
 from lfads_torch.post_run.pbt import plot_pbt_hps, read_pbt_hps
-from tests.legacy.legacy import DATA, FLOAT32, assert_same_arrays, copy_of, script, script_here
+from tests.legacy.legacy import DATA, FLOAT32, assert_same_arrays, copy_of, script_here
 
 EPOCHS = {"random": (2, 4), "pbt": (2, 4, 6)}
 
@@ -49,21 +49,3 @@ def test_a_sweep_that_has_ended_is_left_alone(tmp_path):
     said = script_here("run_pbt", "--resume", "runs/pbt", cwd=tmp_path)
     assert "has ended" in said
     assert sorted((tmp_path / "runs").rglob("*")) == files
-
-
-@pytest.mark.slow
-def test_an_interrupted_sweep_is_resumed(tmp_path):
-    """The same trials go on from their checkpoints: the search does not begin again."""
-    copy_of("runs/interrupted_pbt", "data/one.h5", to=tmp_path)
-    sweep = tmp_path / "runs" / "interrupted_pbt"
-    before = read_pbt_hps(sweep)
-    assert before["epoch"].max() < 10
-    script("run_pbt", "--resume", sweep, cwd=tmp_path)
-    after = read_pbt_hps(sweep)
-    assert set(after["trial"]) == set(before["trial"])
-    assert set(after["epoch"]) == {2, 4, 6, 8, 10}
-    first = after[after["epoch"] <= 2].reset_index(drop=True)
-    assert first["score"].tolist() == before[before["epoch"] <= 2]["score"].tolist()
-    assert len(read_pbt_fitlog(sweep)) == 20
-    assert json.loads((sweep / "summary.json").read_text())["failed"] == {}
-    assert (sweep / "best_model" / "lfads_output_sess0.h5").is_file()
