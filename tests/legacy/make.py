@@ -44,6 +44,15 @@ def kill(model, batch, batch_idx):
 
 LFADS.on_train_batch_start = kill
 {RUN_SCRIPT}"""
+EXPECT_WEIGHTS = """
+import sys
+import numpy as np, torch
+
+checkpoint = torch.load(sys.argv[1], weights_only=True)
+weights = {key: value.numpy() for key, value in checkpoint["state_dict"].items()}
+smoothed = checkpoint["valid_recon_smth"]["smoothed"]
+np.savez_compressed(sys.argv[2], **weights, smoothed=smoothed)
+"""
 EXPECT_OUTPUTS = """
 import sys
 from pathlib import Path
