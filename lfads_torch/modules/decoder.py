@@ -290,7 +290,7 @@ class DecoderRNN(nn.Module):
                 n_co = weights.generator.weight_ih.shape[1] - n_ext
                 zeros = ext_input.new_zeros(n_bins, n_trials, n_co)
                 noise = co_prior.make_posterior(zeros, torch.ones_like(zeros)).rsample().detach()
-        rate = cell.dropout.p if cell.training else 0.0
+        rate = cell.dropout.p if cell.dropout.training else 0.0
         draws = recurrence.dropout_draws(weights, n_trials, n_bins, rate, noise)
         return recurrence.run_decoder(backend, weights, ci, ext_input, *state, draws)
 
