@@ -475,6 +475,7 @@ class LFADS(pl.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what rebuilds the parts, and the memory of the smoothed metric."""
         checkpoint["lfads_parts"] = {name: checkpoints.describe(self._part(name)) for name in PARTS}
+        checkpoints.describe_arguments(checkpoint)
         checkpoint["lfads_modules"] = checkpoints.describe_modules(self)
         checkpoint["valid_recon_smth"] = self.valid_recon_smth.state_dict()
 
