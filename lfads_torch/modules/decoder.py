@@ -202,6 +202,9 @@ class DecoderCell(nn.Module):
         generator = declared(self.gen_cell, "fused_weights", Cell)()
         if generator is None:
             return None
+        state = generator.weight_hh.new_empty(0, self.gen_dim)
+        if declared(self.gen_cell, "output", Generator)(state) is not state:
+            return None  # the fused decoder reads the factors from the state itself
         fac_weight = fac_linear.normalized_weight()
         if not self.use_con:
             return DecoderWeights(generator, fac_weight)

@@ -231,6 +231,24 @@ def test_methods_replaced_in_the_decoder_are_called():
     assert all(torch.equal(a, b) for a, b in fused_and_plain(lambda: decoder(*inputs)))
 
 
+class WithAnOutput(ClippedGRUCell):
+    """Declares fused weights, although the factors are not read from its state."""
+
+    def fused_weights(self):
+        bias = self.bias_ih + self.bias_hh
+        return recurrence.GRUWeights(self.weight_ih, self.weight_hh, bias, self.clip_value)
+
+    def output(self, state):
+        return state.square()
+
+
+def test_the_output_of_a_generator_counts():
+    decoder = halves(torch.float32, 0)["decoder"]
+    decoder.rnn.cell.gen_cell = WithAnOutput(2, 6)
+    inputs = torch.randn(2, 4), torch.randn(2, 8, 6), torch.zeros(2, 8, 0)
+    assert all(torch.equal(a, b) for a, b in fused_and_plain(lambda: decoder(*inputs)))
+
+
 @names
 @pytest.mark.parametrize("dropped", [True, False])
 def test_dropout_may_be_switched_without_the_decoder(name, dropped):
