@@ -244,7 +244,7 @@ class WithAnOutput(ClippedGRUCell):
 
 def test_the_output_of_a_generator_counts():
     decoder = halves(torch.float32, 0)["decoder"]
-    decoder.rnn.cell.gen_cell = WithAnOutput(2, 6)
+    decoder.rnn.cell.gen_cell = WithAnOutput(2, 6, clip_value=5.0)
     inputs = torch.randn(2, 4), torch.randn(2, 8, 6), torch.zeros(2, 8, 0)
     assert all(torch.equal(a, b) for a, b in fused_and_plain(lambda: decoder(*inputs)))
 
