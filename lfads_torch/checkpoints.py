@@ -11,8 +11,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lfads_torch.errors import MissingFileError, UserError
 from lfads_torch.modules.parts import constructor_parameters
@@ -24,6 +25,7 @@ __all__ = [
     "check_modules",
     "constructor_arguments",
     "describe",
+    "describe_arguments",
     "describe_modules",
     "load_checkpoint",
     "load_model",
@@ -119,11 +121,15 @@ def constructor_arguments(
     if recipes is None:
         recipes = published_recipes(saved, checkpoint["state_dict"], overrides)
     names, _ = constructor_parameters(cls)
-    arguments = {name: saved[name] for name in names if name in saved and name not in parts}
+    arguments = {
+        name: saved[name]
+        for name in names
+        if name in saved and name not in parts and not isinstance(saved[name], InertObject)
+    }
     arguments |= {
-        name: build(recipes[name], name, trusted)
-        for name in parts
-        if name in names and name in recipes and name not in overrides
+        name: build(recipe, name, trusted)
+        for name, recipe in recipes.items()
+        if name in names and name not in overrides
     }
     arguments |= overrides
     lacking = [
@@ -167,6 +173,27 @@ def model_class(cls: type, checkpoint: Mapping[str, Any], trusted: Sequence[str]
 
 
 # ------------------------------------------------------------------ modules
+
+
+def describe_arguments(checkpoint: dict[str, Any]) -> None:
+    """Put recipes in the place of arguments that are not plain values, in place.
+
+    A class derived from the model may have such arguments, which would be pickled otherwise.
+    """
+    saved = checkpoint.get("hyper_parameters", {})
+    plain = {name: v.item() if isinstance(v, np.generic) else v for name, v in saved.items()}
+    objects = {name: value for name, value in plain.items() if not _is_plain(value)}
+    checkpoint["lfads_parts"] |= {name: describe(value) for name, value in objects.items()}
+    checkpoint["hyper_parameters"] = {n: v for n, v in plain.items() if n not in objects}
+
+
+def _is_plain(value: Any) -> bool:
+    """Return whether a value can be read from a file without executing anything in it."""
+    if type(value) is dict:
+        return all(_is_plain(item) for item in (*value, *value.values()))
+    if type(value) in (list, tuple):
+        return all(_is_plain(item) for item in value)
+    return value is None or type(value) in (bool, int, float, str, Tensor)
 
 
 def describe_modules(model: nn.Module) -> dict[str, dict[str, Any]]:
@@ -264,9 +291,7 @@ def _differences(
         built = _module_at(model, path)
         if built is None:
             yield path, saved, "nothing"
-        elif _name(_class(built)) != saved["class"] and find_class(saved["class"]) is not _class(
-            built
-        ):
+        elif not _is_named(_class(built), saved["class"]):
             yield path, saved, f"a {_name(_class(built))}"
 
 
@@ -278,6 +303,17 @@ def _class(module: nn.Module) -> type[nn.Module]:
     """
     holds_only = isinstance(module, nn.ModuleList) and type(module).forward is nn.ModuleList.forward
     return nn.ModuleList if holds_only else type(module)
+
+
+def _is_named(cls: type[nn.Module], name: str) -> bool:
+    """Return whether a full name is that of a class, or another one by which it can be imported.
+
+    Only packages are imported that the class may come from: a file must not choose others.
+    """
+    if _name(cls) == name:
+        return True
+    package = cls.__module__.split(".")[0]
+    return is_within(name, (*TRUSTED, package)) and find_class(name) is cls
 
 
 def _module_at(model: nn.Module, path: str) -> nn.Module | None:

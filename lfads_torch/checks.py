@@ -33,8 +33,15 @@ def check_sizes(hps: Any) -> None:
         )
 
 
-def check_encoder_output(output: EncoderOutput, n_trials: int, hps: Any, use_con: bool) -> None:
-    """Raise a UserError if an encoder returns other shapes than the decoder needs."""
+def check_encoder_output(found: Any, n_trials: int, hps: Any, use_con: bool) -> EncoderOutput:
+    """Return what an encoder returned; raise a UserError if it is not what the decoder needs."""
+    if not isinstance(found, tuple | list) or len(found) != len(EncoderOutput._fields):
+        raise UserError(
+            f"model.encoder must return an EncoderOutput({', '.join(EncoderOutput._fields)}), but "
+            f"returns a {type(found).__name__}"
+            f"{f' of {len(found)}' if isinstance(found, tuple | list) else ''}."
+        )
+    output = EncoderOutput(*found)
     ci_dim = 2 * hps.ci_enc_dim if use_con else 0
     expected = {
         "ic_mean": (n_trials, hps.ic_dim),
@@ -42,13 +49,14 @@ def check_encoder_output(output: EncoderOutput, n_trials: int, hps: Any, use_con
         "ci": (n_trials, hps.recon_seq_len, ci_dim),
     }
     for name, shape in expected.items():
-        found = tuple(getattr(output, name).shape)
-        if found != shape and not (name == "ci" and not use_con):
+        found_shape = tuple(getattr(output, name).shape)
+        if found_shape != shape and not (name == "ci" and not use_con):
             raise UserError(
-                f"model.encoder must return {name} of shape {shape}, but its shape is {found}. "
-                f"(ic_mean and ic_std are (trials, model.ic_dim), ci is (trials, "
+                f"model.encoder must return {name} of shape {shape}, but its shape is "
+                f"{found_shape}. (ic_mean and ic_std are (trials, model.ic_dim), ci is (trials, "
                 f"model.recon_seq_len, 2 model.ci_enc_dim).)"
             )
+    return output
 
 
 def check_data(model: Any, batch: SessionBatch, name: str, session: int) -> None:

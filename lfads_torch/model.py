@@ -32,7 +32,6 @@ from lfads_torch.modules.priors import Prior
 from lfads_torch.modules.recons import Reconstruction
 from lfads_torch.tuples import (
     DecoderOutput,
-    EncoderOutput,
     Encoding,
     SessionBatch,
     SessionOutput,
@@ -223,8 +222,8 @@ class LFADS(pl.LightningModule):
     def encode(self, batch: Mapping[int, SessionBatch]) -> Encoding:
         """Encode the trials of all sessions together, each through its own read-in."""
         data = _concatenated([self.readin[s](b.encod_data) for s, b in batch.items()])
-        encoded = EncoderOutput(*self.encoder(data))
-        checks.check_encoder_output(encoded, len(data), self.hparams, self.use_con)
+        found = self.encoder(data)
+        encoded = checks.check_encoder_output(found, len(data), self.hparams, self.use_con)
         ext_input = _concatenated([self._ext_input(s, b) for s, b in batch.items()])
         n_trials = {session: len(b.encod_data) for session, b in batch.items()}
         return Encoding(*encoded, ext_input, n_trials)
@@ -475,6 +474,7 @@ class LFADS(pl.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what rebuilds the parts, and the memory of the smoothed metric."""
         checkpoint["lfads_parts"] = {name: checkpoints.describe(self._part(name)) for name in PARTS}
+        checkpoints.describe_arguments(checkpoint)
         checkpoint["lfads_modules"] = checkpoints.describe_modules(self)
         checkpoint["valid_recon_smth"] = self.valid_recon_smth.state_dict()
 

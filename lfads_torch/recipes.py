@@ -7,13 +7,14 @@ import functools
 import importlib
 import inspect
 from collections.abc import Mapping, Sequence
-from types import FunctionType
+from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
 
 from lfads_torch.errors import UserError
+from lfads_torch.modules.parts import constructor_parameters
 
 TRUSTED = ("lfads_torch", "torch.nn")
 """Packages whose classes are made from recipes without being asked for."""
@@ -26,23 +27,29 @@ def describe(value: Any) -> Any:
     as attributes of the same names. Where one is missing, the description says so, and building
     fails with an explanation.
     """
+    if isinstance(value, Tensor | np.ndarray | np.generic):  # np.float64 is a float, too
+        return value.tolist()
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    if isinstance(value, Tensor | np.ndarray | np.generic):
-        return value.tolist()
     if isinstance(value, Mapping):
         return {str(key): describe(item) for key, item in value.items()}
     if isinstance(value, list | tuple | nn.ModuleList):
         return [describe(item) for item in value]
-    if isinstance(value, type | functools.partial | FunctionType):
+    if isinstance(
+        value, type | functools.partial | FunctionType | BuiltinFunctionType | MethodType
+    ):
         return _describe_factory(value)
     cls = type(value)
     recipe: dict[str, Any] = {"_target_": f"{cls.__module__}.{cls.__qualname__}"}
     if isinstance(value, nn.Sequential) and cls.__init__ is nn.Sequential.__init__:
         return recipe | {"_args_": [describe(module) for module in value]}
-    for name, parameter in inspect.signature(cls).parameters.items():
-        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-            continue
+    names, others = _argument_names(cls)
+    if others:
+        found = getattr(value, others, None)
+        if not isinstance(found, Mapping):
+            return {"_target_": recipe["_target_"], "_lacks_": others}
+        recipe |= describe(found)
+    for name in names:
         if name in ("device", "dtype"):
             continue
         if not hasattr(value, name):
@@ -55,6 +62,24 @@ def describe(value: Any) -> Any:
         if parameters and not any(parameter.requires_grad for parameter in parameters):
             recipe["_frozen_"] = True
     return recipe
+
+
+def _argument_names(cls: Any) -> tuple[list[str], str]:
+    """Return the names of a constructor's arguments, and of what takes others; "" if none does.
+
+    Arguments that a constructor hands on to that of a base class have names. Those that
+    constructors of PyTorch take without a name have no effect (:class:`torch.nn.Identity`).
+    """
+    try:
+        own = inspect.signature(cls).parameters
+        parameters, takes_others = constructor_parameters(cls)
+    except ValueError:  # it is not written in Python
+        return [], "__init__"
+    variadic = [p.name for p in own.values() if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    handed_on = not takes_others and not parameters.keys() <= own.keys()
+    if handed_on or is_within(getattr(cls.__init__, "__module__", ""), TRUSTED):
+        variadic = []
+    return list(parameters), variadic[-1] if variadic else ""
 
 
 def _describe_factory(factory: Any) -> dict[str, Any]:
@@ -120,7 +145,10 @@ def build(recipe: Any, name: str, trusted: Sequence[str] = ()) -> Any:
     positional = build(recipe.get("_args_", []), name, trusted)
     if recipe.get("_partial_"):
         return functools.partial(cls, *positional, **arguments)
-    made = cls(*positional, **arguments)
+    try:
+        made = cls(*positional, **arguments)
+    except TypeError as error:
+        raise UserError(f"The checkpoint cannot rebuild {target} ({error}): {remedy}.") from error
     return made.requires_grad_(False) if recipe.get("_frozen_") else made
 
 

@@ -22,6 +22,7 @@ from lfads_torch.modules.encoder import Encoder
 from lfads_torch.modules.generators import LowRankGenerator, VanillaRNNGenerator
 from lfads_torch.modules.mlp_readout import MultisessionMLPReadout
 from lfads_torch.modules.readin_readout import FanInLinear, MultisessionReadin
+from lfads_torch.modules.recurrent import ClippedGRUCell
 from lfads_torch.modules.transformer import TransformerEncoder
 from tests.conftest import tiny_arrays, tiny_model, write_file
 from tests.test_model import bare, batch, quiet_trainer
@@ -338,6 +339,83 @@ def test_a_cell_that_hides_its_arguments_must_be_given(tmp_path):
     assert same_outputs(model, loaded)
 
 
+@pytest.mark.parametrize(
+    ("cls", "loads"),
+    [("Scaled", True), ("Remembering", True), ("Optional", False), ("Listed", False)],
+)
+def test_arguments_that_a_constructor_does_not_name(cls, loads, tmp_path):
+    """They are those of the base class; a cell that takes any others cannot be rebuilt."""
+    cell = {
+        "Scaled": lambda: Scaled(gain=0.5, input_size=2, hidden_size=9, clip_value=0.1),
+        "Remembering": lambda: Remembering(2, 9, gain=0.5),
+        "Optional": lambda: Optional(2, 9, gain=0.5),
+        "Listed": lambda: Listed(2, 9),
+    }[cls]
+    model = tiny_model()
+    model.decoder.rnn.cell.gen_cell = cell()
+    path = saved(trained(model), tmp_path / "model.ckpt")
+    if not loads:
+        with pytest.raises(UserError, match=r"gen_cell, whose constructor's arguments.*pass mod"):
+            LFADS.load_from_checkpoint(path, trusted=["tests"])
+    modules = {} if loads else {PATHS[0]: cell()}
+    loaded = LFADS.load_from_checkpoint(path, trusted=["tests"], modules=modules)
+    assert same_outputs(model, loaded)
+
+
+class Scaled(ClippedGRUCell):
+    def __init__(self, gain, **kwargs):
+        super().__init__(**kwargs)
+        self.gain = gain
+
+    def forward(self, input, hidden):
+        return self.gain * super().forward(input, hidden)
+
+
+class Optional(Plain):
+    def __init__(self, input_size, hidden_size, **options):
+        super().__init__(input_size, hidden_size)
+        self.gain = options.get("gain", 1.0)
+
+    def forward(self, input, hidden):
+        return self.gain * super().forward(input, hidden)
+
+
+class Remembering(Optional):
+    def __init__(self, input_size, hidden_size, **options):
+        super().__init__(input_size, hidden_size, **options)
+        self.options = options
+
+
+class Listed(Plain):
+    def __init__(self, *sizes):
+        super().__init__(*sizes)
+
+
+class Squashing(Plain):
+    def __init__(self, input_size, hidden_size, function=torch.tanh):
+        super().__init__(input_size, hidden_size)
+        self.function = function
+
+
+def test_an_argument_that_is_a_function_can_be_saved_but_must_be_given(tmp_path):
+    model = with_cell(PATHS[0], lambda *sizes: Squashing(*sizes, torch.sigmoid))
+    path = saved(model, tmp_path / "model.ckpt")
+    with pytest.raises(UserError, match=r"gen_cell, whose constructor's arguments"):
+        LFADS.load_from_checkpoint(path, trusted=["tests"])
+
+
+def test_no_module_is_imported_because_a_file_names_it(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "unheard_of.py").write_text("class Cell:\n    pass\n")
+    path = saved(tiny_model(), tmp_path / "model.ckpt")
+    checkpoint = torch.load(path, weights_only=True)
+    checkpoint["lfads_modules"][PATHS[0]]["class"] = "unheard_of.Cell"
+    torch.save(checkpoint, path)
+    with pytest.raises(UserError, match=r"unheard_of\.Cell.*trusted=\['unheard_of'\]"):
+        LFADS.load_from_checkpoint(path)
+    assert "unheard_of" not in sys.modules
+
+
 class Forgetful(Plain):
     def __init__(self, inputs, units):
         super().__init__(inputs, units)
@@ -478,6 +556,29 @@ class Derived(LFADS):
     def __init__(self, gain=1.0, **kwargs):
         super().__init__(**kwargs)
         self.gain = gain
+
+
+class WithAModule(LFADS):
+    def __init__(self, more, threshold, **kwargs):
+        super().__init__(**kwargs)
+        self.more = more
+        self.threshold = threshold
+
+
+def test_a_derived_model_may_take_modules(tmp_path):
+    usual = tiny_model()
+    parts = {name: usual._part(name) for name in PARTS}
+    model = WithAModule(more=Doubled(2, 3), threshold=np.float32(0.5), **usual.hparams, **parts)
+    model.train_aug_stack.transforms.append(augmentations.CoordinatedDropout(np.float64(0.3), 0, 0))
+    path = saved(model, tmp_path / "model.ckpt")
+    torch.load(path, weights_only=True)  # holds nothing but tensors and plain values
+    with pytest.raises(UserError, match=r"Doubled for more.*trusted=\['tests'\]"):
+        WithAModule.load_from_checkpoint(path)
+    loaded = WithAModule.load_from_checkpoint(path, trusted=["tests"])
+    assert torch.equal(loaded.more.weight, model.more.weight)
+    assert loaded.hparams.threshold == 0.5
+    given = WithAModule.load_from_checkpoint(path, more=Doubled(2, 3))
+    assert torch.equal(given.more.weight, model.more.weight)
 
 
 def derived_model():

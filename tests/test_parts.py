@@ -10,6 +10,7 @@ from torch.func import functional_call
 
 from lfads_torch import recurrence
 from lfads_torch.datamodules import BasicDataModule
+from lfads_torch.errors import UserError
 from lfads_torch.modules.encoder import Encoder
 from lfads_torch.modules.generators import LowRankGenerator, VanillaRNNGenerator
 from lfads_torch.modules.l2 import compute_l2_penalty
@@ -243,3 +244,15 @@ def test_an_encoder_that_returns_other_shapes_is_named():
 def test_an_unknown_argument_of_a_part_is_named(part):
     with pytest.raises(ValueError, match=rf"model\.{part}\.use_cons .*Did you mean use_con\?"):
         tiny_model(**{part: {"use_cons": True}})
+
+
+@pytest.mark.parametrize(
+    "found", [(torch.zeros(4, 6), torch.ones(4, 6)), torch.zeros(3, 4, 6), None]
+)
+def test_an_encoder_that_returns_something_else_is_refused(found):
+    model = tiny_model()
+    model.encoder.forward = lambda data: found
+    with pytest.raises(
+        UserError, match=r"must return an EncoderOutput\(ic_mean, ic_std, ci\), but"
+    ):
+        model({0: batch()})

@@ -202,6 +202,9 @@ class DecoderCell(nn.Module):
         generator = declared(self.gen_cell, "fused_weights", Cell)()
         if generator is None:
             return None
+        state = generator.weight_hh.new_empty(0, self.gen_dim)
+        if declared(self.gen_cell, "output", Generator)(state) is not state:
+            return None  # the fused decoder reads the factors from the state itself
         fac_weight = fac_linear.normalized_weight()
         if not self.use_con:
             return DecoderWeights(generator, fac_weight)
@@ -290,7 +293,7 @@ class DecoderRNN(nn.Module):
                 n_co = weights.generator.weight_ih.shape[1] - n_ext
                 zeros = ext_input.new_zeros(n_bins, n_trials, n_co)
                 noise = co_prior.make_posterior(zeros, torch.ones_like(zeros)).rsample().detach()
-        rate = cell.dropout.p if cell.training else 0.0
+        rate = cell.dropout.p if cell.dropout.training else 0.0
         draws = recurrence.dropout_draws(weights, n_trials, n_bins, rate, noise)
         return recurrence.run_decoder(backend, weights, ci, ext_input, *state, draws)
 

@@ -90,7 +90,7 @@ class Encoder(BaseEncoder):
             If the data have other bins or channels.
         """
         self._check(data)
-        data = self.dropout(data)
+        data = recurrence.shared(self.dropout(data))
         n_trials, t_ic = len(data), self.ic_enc_seq_len
         ic_data, ci_data = (data[:, :t_ic], data[:, t_ic:]) if t_ic else (data, data)
 

@@ -245,10 +245,12 @@ def runs_as_defined(module: nn.Module, cls: type[nn.Module]) -> bool:
     """Return whether calling a module runs the ``forward`` of a class and nothing else.
 
     A part of this library asks this about itself before it declares that a fused implementation
-    computes the same. Instances of derived classes, hooks and replaced ``forward`` methods do not
+    computes the same. Instances of derived classes, hooks and replaced methods do not
     qualify.
     """
-    return type(module) is cls and _is_without_hooks(module)
+    # A forward that was put into the class afterwards knows the names of another file.
+    file = getattr(cls.forward, "__globals__", {}).get("__name__")
+    return type(module) is cls and file == cls.__module__ and _is_unchanged(module)
 
 
 def linear_weights(module: nn.Module) -> tuple[Tensor, Tensor] | None:
@@ -260,15 +262,17 @@ def linear_weights(module: nn.Module) -> tuple[Tensor, Tensor] | None:
         isinstance(module, nn.Linear)
         and type(module).forward is nn.Linear.forward
         and module.bias is not None
-        and _is_without_hooks(module)
+        and _is_unchanged(module)
     ):
         return module.weight, module.bias
     return None
 
 
-def _is_without_hooks(module: nn.Module) -> bool:
+def _is_unchanged(module: nn.Module) -> bool:
+    """Return whether a module has no hooks, and no attributes in the place of its methods."""
+    cls = type(module)
     return (
-        "forward" not in vars(module)
+        not any(callable(getattr(cls, name, None)) for name in vars(module))
         and not module._forward_hooks
         and not module._forward_pre_hooks
         and not module._backward_hooks

@@ -211,6 +211,7 @@ class BidirectionalClippedGRU(nn.Module):
         Returns the forward and backward states, each (B, T, H) and both in the order of time, and
         the final state of either direction, each (B, H).
         """
+        input = recurrence.shared(input)
         fwd_states, fwd_final = self.fwd_gru(input, h_0[0])
         run_backwards = declared(self.bwd_gru, "backwards", ClippedGRU)
         bwd_states, bwd_final = run_backwards(input, h_0[1])

@@ -30,7 +30,7 @@ from lfads_torch.recurrence.linear import linear, mean_rates
 from lfads_torch.recurrence.masks import random_mask
 from lfads_torch.recurrence.pointwise import masked, pass_gradients
 from lfads_torch.recurrence.poisson import poisson_losses, poisson_sums
-from lfads_torch.recurrence.sequences import dropped, lagged
+from lfads_torch.recurrence.sequences import dropped, lagged, shared
 from lfads_torch.recurrence.tuples import (
     DecoderStates,
     DecoderWeights,
@@ -62,5 +62,6 @@ __all__ = [
     "random_mask",
     "run_decoder",
     "run_gru",
+    "shared",
     "using",
 ]

@@ -21,6 +21,8 @@ from pathlib import Path
 
 import torch
 
+from lfads_torch.files import written_atomically
+
 SOURCE = Path(__file__).with_name("kernels")
 """Folder of the source; ``library.cpp`` is compiled, which includes everything else."""
 TIMEOUT = 60.0
@@ -109,21 +111,16 @@ def _compile(path: Path) -> None:
     deadline = time.monotonic() + TIMEOUT
     message = ""
     for flags in _flags():
-        descriptor, partial = tempfile.mkstemp(suffix=path.suffix, dir=path.parent)
-        os.close(descriptor)
-        command = [compilers[0], *flags, str(SOURCE / "library.cpp"), "-o", partial]
+        left = max(deadline - time.monotonic(), 1.0)
         try:
-            left = max(deadline - time.monotonic(), 1.0)
-            done = subprocess.run(command, capture_output=True, text=True, timeout=left)
-            if done.returncode == 0:
-                os.replace(partial, path)
+            with written_atomically(path) as partial:
+                command = [compilers[0], *flags, str(SOURCE / "library.cpp"), "-o", str(partial)]
+                subprocess.run(command, capture_output=True, text=True, timeout=left, check=True)
                 return
-            message = (done.stderr.strip().splitlines() or ["no message"])[0]
+        except subprocess.CalledProcessError as error:
+            message = (error.stderr.strip().splitlines() or ["no message"])[0]
         except subprocess.TimeoutExpired:
             raise Unavailable(f"{compilers[0]} took more than {TIMEOUT:g} s") from None
-        finally:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(partial)
     raise Unavailable(f"{compilers[0]} failed: {message}")
 
 

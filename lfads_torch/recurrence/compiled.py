@@ -129,13 +129,14 @@ class CompiledBackend(PyTorchBackend):
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """Return ``first``, ``channel`` and ``value`` of a :class:`GRUTrace`.
 
-        They stay with the tensor, for the other recurrences that read the same inputs.
+        They are stored with inputs that several recurrences read, see
+        :func:`~lfads_torch.recurrence.sequences.shared`.
         """
         version = -1 if inputs.is_inference() else inputs._version
-        known = getattr(inputs, "_lfads_without_zeros", None)
-        if known is not None and version >= 0 and known[0] == version:
-            found: tuple[Tensor | None, Tensor | None, Tensor | None] = known[1]
-            return found
+        derived: dict[int, tuple[Tensor | None, Tensor | None, Tensor | None]]
+        derived = getattr(inputs, "_lfads_derived", {})
+        if version >= 0 and version in derived:
+            return derived[version]
         first = inputs.new_empty(sizes.bins * sizes.trials + 1, dtype=torch.int32)
         total = inputs.new_empty(1, dtype=torch.int64)
         self._call("count_inputs", inputs.dtype, sizes, inputs, first, total)
@@ -146,7 +147,7 @@ class CompiledBackend(PyTorchBackend):
             value = inputs.new_empty(n_values)
             self._call("compress_inputs", inputs.dtype, sizes, inputs, first, channel, value)
             result = first, channel, value
-        inputs._lfads_without_zeros = version, result  # type: ignore[attr-defined]
+        derived[version] = result
         return result
 
     def decoder_forward(

@@ -10,9 +10,24 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lfads_torch.recurrence.autograd import must_be_differentiable
+from lfads_torch.recurrence.choice import choose
 from lfads_torch.recurrence.masks import random_mask
 from lfads_torch.recurrence.memory import empty
 from lfads_torch.recurrence.pointwise import masked
+
+
+def shared(inputs: Tensor) -> Tensor:
+    """Return inputs (B, T, N) with a store for what several recurrences derive from them.
+
+    The store belongs to another tensor on the same memory, which is to be kept no longer than the
+    recurrences run. It must not belong to the caller's tensor: numbers in that can change without
+    notice, for example where NumPy owns the memory.
+    """
+    if hasattr(inputs, "_lfads_derived") or choose(inputs) is None:
+        return inputs
+    view = inputs.view_as(inputs)
+    view._lfads_derived = {}  # type: ignore[attr-defined]
+    return view
 
 
 def dropped(sequence: Tensor, rate: float) -> Tensor:

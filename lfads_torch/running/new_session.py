@@ -26,6 +26,7 @@ from lfads_torch.checkpoints import load_weights
 from lfads_torch.data.sessions import SessionShapes, session_shapes
 from lfads_torch.datamodules import BasicDataModule
 from lfads_torch.errors import MissingFileError, UserError
+from lfads_torch.files import written_atomically
 from lfads_torch.model import LFADS
 from lfads_torch.modules.mlp_readout import MLPReadout
 from lfads_torch.modules.readin_readout import MultisessionReadin, MultisessionReadout
@@ -237,10 +238,9 @@ def save_model(model: LFADS, path: str | Path) -> Path:
         "hyper_parameters": dict(model.hparams),
     }
     model.on_save_checkpoint(checkpoint)
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(checkpoint, path)
-    return path
+    with written_atomically(path) as temporary:
+        torch.save(checkpoint, temporary)
+    return Path(path)
 
 
 def _fitting_shapes(model: LFADS, data_file: str | Path) -> SessionShapes:

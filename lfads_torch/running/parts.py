@@ -39,4 +39,4 @@ def defer_parts(model: DictConfig) -> None:
         if isinstance(node, DictConfig):
             with open_dict(node):
                 node.setdefault("_target_", default)
-                node.setdefault("_partial_", True)
+                node["_partial_"] = True  # also where it says false: sizes would be missing

@@ -1,6 +1,5 @@
 """What a trained model infers, into a file."""
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from lfads_torch import utils
 from lfads_torch.data.sessions import load_session
 from lfads_torch.datamodules import BasicDataModule
 from lfads_torch.errors import UserError
-from lfads_torch.files import move_aside
+from lfads_torch.files import written_atomically
 from lfads_torch.model import LFADS
 from lfads_torch.modules.decoder import Decoder
 from lfads_torch.modules.parts import declared, linear_weights
@@ -110,9 +109,7 @@ def _sample_session(
 ) -> Path:
     """Write what the model infers about the data module's file ``i``, of one of its sessions."""
     path = filename.with_name(f"{filename.stem}_sess{session}{filename.suffix}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
-    with h5py.File(partial, "w") as file:
+    with written_atomically(path, keep_old=True) as partial, h5py.File(partial, "w") as file:
         file.attrs["session_file"] = datamodule.session_files[i].name
         file.attrs["num_samples"] = sampling.num_samples
         _copy_inputs(datamodule, i, file)
@@ -132,8 +129,6 @@ def _sample_session(
                     rows = slice(first + trials.start, first + trials.stop)
                     file[key][rows if samples is None else (rows, samples)] = values
                 first += len(batch.encod_data)
-    move_aside(path)
-    os.replace(partial, path)
     return path
 
 

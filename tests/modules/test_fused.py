@@ -2,6 +2,7 @@
 
 import itertools
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -220,6 +221,69 @@ def test_own_part_of_the_decoder(part):
     setattr(decoder.rnn.cell, part, own[part])
     inputs = torch.randn(2, 4), torch.randn(2, 8, 6), torch.zeros(2, 8, 0)
     assert all(torch.equal(a, b) for a, b in fused_and_plain(lambda: decoder(*inputs)))
+
+
+def test_methods_replaced_in_the_decoder_are_called():
+    decoder = halves(torch.float32, 0)["decoder"]
+    factor = decoder.rnn.cell.factor
+    decoder.rnn.cell.factor = lambda gen_state: 2 * factor(gen_state)
+    inputs = torch.randn(2, 4), torch.randn(2, 8, 6), torch.zeros(2, 8, 0)
+    assert all(torch.equal(a, b) for a, b in fused_and_plain(lambda: decoder(*inputs)))
+
+
+class WithAnOutput(ClippedGRUCell):
+    """Declares fused weights, although the factors are not read from its state."""
+
+    def fused_weights(self):
+        bias = self.bias_ih + self.bias_hh
+        return recurrence.GRUWeights(self.weight_ih, self.weight_hh, bias, self.clip_value)
+
+    def output(self, state):
+        return state.square()
+
+
+def test_the_output_of_a_generator_counts():
+    decoder = halves(torch.float32, 0)["decoder"]
+    decoder.rnn.cell.gen_cell = WithAnOutput(2, 6, clip_value=5.0)
+    inputs = torch.randn(2, 4), torch.randn(2, 8, 6), torch.zeros(2, 8, 0)
+    assert all(torch.equal(a, b) for a, b in fused_and_plain(lambda: decoder(*inputs)))
+
+
+@names
+@pytest.mark.parametrize("dropped", [True, False])
+def test_dropout_may_be_switched_without_the_decoder(name, dropped):
+    """As for samples of dropout masks in evaluation (Gal & Ghahramani 2016)."""
+    decoder = halves(torch.float32, 0, dropout=0.5)["decoder"].train(not dropped)
+    decoder.rnn.cell.dropout.train(dropped)
+    inputs = torch.zeros(2, 4), torch.zeros(2, 8, 6), torch.zeros(2, 8, 0)
+    with recurrence.using(name):
+        outputs = decoder(*inputs)
+    linear = decoder.rnn.cell.fac_linear(outputs.gen_states)
+    assert torch.allclose(outputs.factors, linear, atol=1e-6) != dropped
+
+
+@names
+@pytest.mark.parametrize("part", [ClippedGRU, BidirectionalClippedGRU, Encoder])
+def test_inputs_that_numpy_changes(name, part):
+    """Nothing that was derived from their numbers before is used again."""
+    torch.manual_seed(0)
+    encoder = halves(torch.float32, 0)["encoder"].eval()
+    module = encoder if part is Encoder else part(4, 5)
+    start = (
+        ()
+        if part is Encoder
+        else (torch.zeros(2, 5) if part is ClippedGRU else torch.zeros(2, 2, 5),)
+    )
+    counts = np.zeros((2, 6, 4), np.float32)
+    inputs = torch.from_numpy(counts)
+    counts[0, 0, 0] = 1
+    with recurrence.using(name), torch.no_grad():
+        module(inputs, *start)
+        counts[:] = 0
+        counts[1, 5, 3] = 2
+        actual, expected = module(inputs, *start)[0], module(inputs.clone(), *start)[0]
+    for a, b in zip(actual, expected, strict=True):
+        torch.testing.assert_close(a, b)
 
 
 def test_hooks_are_called():

@@ -197,6 +197,12 @@ def patched():
     return cell
 
 
+def with_another_output():
+    cell = ClippedGRUCell(2, 3)
+    cell.output = torch.tanh
+    return cell
+
+
 def parametrized():
     cell = ClippedGRUCell(2, 3)
     nn.utils.parametrize.register_parametrization(cell, "weight_hh", nn.Identity())
@@ -215,6 +221,7 @@ CHANGED = {
     },
     "subclass": lambda: type("Derived", (ClippedGRUCell,), {})(2, 3),
     "patched forward": patched,
+    "patched output": with_another_output,
     "parametrization": parametrized,
 }
 
@@ -226,6 +233,17 @@ def test_a_changed_cell_does_not_run_as_defined(change):
     assert cell.fused_weights() is None
     gru = ClippedGRU(2, 3, cell=cell)
     assert type(cell).__name__ in gru.why_step_by_step()
+
+
+def test_a_class_that_was_changed_afterwards_does_not_run_as_defined(monkeypatch):
+    original = ClippedGRUCell.forward
+
+    @functools.wraps(original)
+    def shrinking(self, input, hidden):
+        return 0.5 * original(self, input, hidden)
+
+    monkeypatch.setattr(ClippedGRUCell, "forward", shrinking)
+    assert not runs_as_defined(ClippedGRUCell(2, 3), ClippedGRUCell)
 
 
 def test_an_unchanged_cell_runs_as_defined():

@@ -140,6 +140,7 @@ def test_threads_do_not_get_each_others_numbers(name, switching_often):
         with recurrence.using(name):
             for inputs in (own, shared):
                 h_0 = torch.zeros(len(inputs), 7, dtype=inputs.dtype)
+                inputs = recurrence.shared(inputs)
                 backend = recurrence.choose(inputs, h_0)
                 for reverse in (False, True):
                     outputs = recurrence.run_gru(backend, weights, inputs, h_0, reverse)
@@ -161,6 +162,7 @@ def test_threads_do_not_get_each_others_numbers(name, switching_often):
         weights = gru_weights(torch.Generator().manual_seed(number), 9, 7)
         h_0 = torch.zeros(len(inputs), 7, dtype=inputs.dtype)
         with recurrence.using(name), torch.no_grad():
+            inputs = recurrence.shared(inputs)
             backend = recurrence.choose(inputs, h_0)
             first = recurrence.run_gru(backend, weights, inputs, h_0).final
             return all(
@@ -187,3 +189,19 @@ def test_threads_do_not_get_each_others_numbers(name, switching_often):
         thread.join()
     assert not wrong
     assert len(done) == n_threads
+
+
+def test_recurrences_that_read_the_same_inputs_look_for_zeros_once(fresh, monkeypatch):
+    assert fresh.unavailable() is None
+    called = []
+    call = CompiledBackend._call
+    monkeypatch.setattr(
+        CompiledBackend,
+        "_call",
+        lambda self, name, *args: (called.append(name), call(self, name, *args))[1],
+    )
+    inputs = recurrence.shared(torch.zeros(2, 3, 9, dtype=torch.float64))
+    weights = gru_weights(torch.Generator().manual_seed(0), 9, 7)
+    for reverse in (False, True):
+        recurrence.run_gru(fresh, weights, inputs, torch.zeros(2, 7).double(), reverse)
+    assert [name for name in called if name != "gru_forward"] == ["count_inputs", "compress_inputs"]

@@ -26,6 +26,7 @@ from lfads_torch.modules.transformer import TransformerEncoder
 from lfads_torch.running.compose import compose, packaged_configs
 from lfads_torch.running.inference import infer
 from lfads_torch.running.new_session import append_session, one_session_model, save_model
+from lfads_torch.running.parts import defer_parts
 from lfads_torch.running.resume import resume_run
 from lfads_torch.running.run_folder import read_summary
 from lfads_torch.running.start import start_run
@@ -445,3 +446,10 @@ def test_a_part_of_ones_own_is_inferred_with_if_it_is_trusted(home, monkeypatch)
         file["test_encod_data"] = tiny_arrays()["valid_encod_data"]
     Scripts().infer(run_dir, home / "new.h5", 0, "--trusted", "own_parts")
     assert (run_dir / "inferred" / "new_sess0.h5").exists()
+
+
+def test_a_part_is_made_by_the_model_even_if_it_is_not_to_be_partial():
+    generator = {"_target_": "my.Generator", "_partial_": False}
+    model = OmegaConf.create({"decoder": {"generator": generator}})
+    defer_parts(model)
+    assert model.decoder.generator._partial_

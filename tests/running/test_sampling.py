@@ -281,3 +281,13 @@ def test_sessions_have_a_file_each(tmp_path):
 def test_needs_a_sample(model, datamodule, tmp_path):
     with pytest.raises(ValueError, match="num_samples"):
         run_posterior_sampling(model, datamodule, tmp_path / "o.h5", 0)
+
+
+def test_sampling_that_fails_leaves_the_output_as_it_was(tiny_file, tmp_path, monkeypatch):
+    model, datamodule = tiny_model(), BasicDataModule(tiny_file, batch_size=4)
+    (path,) = run_posterior_sampling(model, datamodule, tmp_path / "out.h5", num_samples=2)
+    before = path.read_bytes(), sorted(tmp_path.iterdir())
+    monkeypatch.setattr(model, "unroll", None)
+    with pytest.raises(TypeError):
+        run_posterior_sampling(model, datamodule, tmp_path / "out.h5", num_samples=2)
+    assert (path.read_bytes(), sorted(tmp_path.iterdir())) == before
