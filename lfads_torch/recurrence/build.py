@@ -1,9 +1,9 @@
-"""Building the compiled library on the machine that runs it, once, and loading it.
+"""Builds the compiled library once, on the machine that runs it, and loads it.
 
 The source, in ``kernels``, needs a C++ compiler and the standard library only, and compiles in
 seconds. The library is kept in the user's cache folder, under a name that is a hash of its source,
-the processor and the version of PyTorch. For processors without AVX2 it takes the matrix products
-of the BLAS library that PyTorch brings.
+the processor and the version of PyTorch. On processors without AVX2 it uses the matrix products of
+the BLAS library that comes with PyTorch.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ SOURCE = Path(__file__).with_name("kernels")
 TIMEOUT = 60.0
 """Seconds after which the compiler is stopped."""
 CACHE_VARIABLE = "LFADS_TORCH_CACHE"
-"""Environment variable that names another cache folder."""
+"""Environment variable that sets another cache folder."""
 
 
 class Unavailable(RuntimeError):
@@ -34,7 +34,7 @@ class Unavailable(RuntimeError):
 
 
 def load() -> ctypes.CDLL:
-    """Return the library, built first if it is not in the cache folder.
+    """Return the library, which is built first if it is not in the cache folder.
 
     Raises
     ------
@@ -129,7 +129,7 @@ def _compile(path: Path) -> None:
 
 @contextlib.contextmanager
 def _lock(path: Path) -> Iterator[None]:
-    """Let one process build while others wait; after the timeout, go on without the lock."""
+    """Let one process build while others wait; after the timeout, continue without the lock."""
     try:
         import fcntl
     except ImportError:  # Windows

@@ -1,4 +1,4 @@
-"""Whether an implementation that was built on this machine computes what it should."""
+"""Checks that an implementation that was built on this machine computes correct results."""
 
 from collections.abc import Callable, Iterator
 
@@ -10,15 +10,15 @@ from lfads_torch.recurrence.build import Unavailable
 from lfads_torch.recurrence.tuples import DecoderArguments, DecoderGrads, Draws, GRUArguments
 
 _N_TRIALS, _N_BINS, _SIZE = 3, 2, 5
-"""Small, but enough for every branch: sizes are no multiples of a vector's length."""
+"""Small sizes that still reach every branch: they are not multiples of a vector's length."""
 _CLIP = 0.8
 
 
 def check(backend: Backend, reference: Backend) -> None:
     """Compare every operation of an implementation with that of another, on small tensors.
 
-    Both directions and both passes of the recurrences are run, in float32 and float64, with a clip
-    that is reached, with noise and with dropout.
+    Both directions and both passes of the recurrences are run, in float32 and float64, with noise,
+    with dropout, and with a clip that some states reach.
 
     Raises
     ------
@@ -29,7 +29,7 @@ def check(backend: Backend, reference: Backend) -> None:
         results, expected = (_results(one, dtype) for one in (backend, reference))
         for (name, actual), (_, wanted) in zip(results, expected, strict=True):
             if not torch.allclose(actual, wanted, rtol=tolerance, atol=tolerance):
-                raise Unavailable(f"what the compiler made computes wrong numbers ({name})")
+                raise Unavailable(f"the compiled library computes wrong numbers ({name})")
 
 
 def _results(backend: Backend, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:

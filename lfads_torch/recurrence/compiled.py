@@ -37,19 +37,19 @@ from lfads_torch.recurrence.tuples import (
 )
 
 _DENSE = 0.25
-"""Fraction of inputs other than zero from which a dense product is faster."""
+"""Fraction of non-zero inputs above which a dense product is faster."""
 _log = logging.getLogger(__name__)
 
 
 class CompiledBackend(PyTorchBackend):
     """The operations in C++, for float32 and float64 on a CPU.
 
-    The library is built, opened and checked when an operation is first asked for.
+    The library is built, opened and checked when the first operation is requested.
 
     Parameters
     ----------
     library
-        A library to use as it is, without a check.
+        A library to use without a check.
     """
 
     name = "compiled"
@@ -63,7 +63,7 @@ class CompiledBackend(PyTorchBackend):
         return all(utils.on_cpu(tensor) and tensor.dtype in SUFFIXES for tensor in tensors)
 
     def unavailable(self) -> str | None:
-        """Return why there is no library, which is also logged once; None if there is one."""
+        """Return why there is no library (which is also logged once), or None if there is one."""
         library = self._opened()
         return str(library) if isinstance(library, build.Unavailable) else None
 
@@ -72,8 +72,8 @@ class CompiledBackend(PyTorchBackend):
             return self._library
         with self._opening:
             if self._library is None:
-                # A new thread has entered none of PyTorch's modes (a default device, counting of
-                # operations, …) that may be active here.
+                # The modes of PyTorch that may be active here (a default device, counting of
+                # operations, …) do not apply in a new thread.
                 with ThreadPoolExecutor(1) as thread:
                     self._library = thread.submit(_checked_library).result()
         return self._library
@@ -129,7 +129,7 @@ class CompiledBackend(PyTorchBackend):
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """Return ``first``, ``channel`` and ``value`` of a :class:`GRUTrace`.
 
-        They stay with the tensor, for the other recurrences that read the same inputs.
+        They are stored on the tensor, for the other recurrences that read the same inputs.
         """
         version = -1 if inputs.is_inference() else inputs._version
         known = getattr(inputs, "_lfads_without_zeros", None)
@@ -226,7 +226,7 @@ class CompiledBackend(PyTorchBackend):
         """Return the gradients of x, and of W and b, that are needed."""
         x = _rows(x)
         grad_x = grad_weight = grad_bias = None
-        if needs_x:  # bin after bin, as the decoder reads it
+        if needs_x:  # The bins follow each other in memory, as the decoder reads them.
             grad_x = empty(x.transpose(0, 1).shape, x).transpose(0, 1)
         if needs_parameters:
             grad_weight, grad_bias = weight.new_empty(weight.shape), weight.new_empty(len(weight))
@@ -257,7 +257,7 @@ class CompiledBackend(PyTorchBackend):
     # -------------------------------------------------------------- Poisson likelihood
 
     def poisson_losses(self, log_rates: Tensor, counts: Tensor, stirling: bool) -> Tensor:
-        """Return exp(x) - k x, with Stirling's log k! where k > 1 if that is wanted."""
+        """Return exp(x) - k x, with Stirling's log k! where k > 1 if ``stirling``."""
         losses = empty(counts.shape, counts)
         self._call_poisson("losses", log_rates, counts, losses, stirling=stirling)
         return losses
