@@ -1,4 +1,4 @@
-"""From the data to the posterior of the initial condition and the controller's inputs."""
+"""The encoder: infers the initial condition's posterior and the controller's inputs from data."""
 
 import torch
 from torch import Tensor, nn
@@ -30,13 +30,13 @@ class Encoder(BaseEncoder):
     ic_dim
         Dimensions of the initial condition.
     ic_post_var_min
-        Added to the variance of the initial condition's posterior.
+        Minimum that is added to the variance of the initial condition's posterior.
     dropout_rate, cell_clip
-        Dropout, and the largest magnitude of a recurrent state.
+        Probability of dropout, and the largest magnitude of a recurrent state.
     use_con
-        Whether there is a controller to feed.
+        Whether there is a controller, which needs inputs.
     cell
-        What makes the cells of both encoders, in place of
+        How the cells of both encoders are made, in place of
         :class:`~lfads_torch.modules.recurrent.ClippedGRUCell`: a class or a partial of a
         :class:`~lfads_torch.modules.parts.Cell`.
     """
@@ -87,7 +87,7 @@ class Encoder(BaseEncoder):
         Raises
         ------
         ValueError
-            If the data have other bins or channels.
+            If the data have another number of bins or channels.
         """
         self._check(data)
         data = self.dropout(data)
