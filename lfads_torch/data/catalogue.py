@@ -1,4 +1,4 @@
-"""The data sets that the library knows by the names of their files, and how to get them."""
+"""The data sets that the library recognises by their file names, and how to get them."""
 
 import fnmatch
 import shlex

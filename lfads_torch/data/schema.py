@@ -15,7 +15,7 @@ MANDATORY_KEYS = {
     "valid": ["encod_data", "recon_data"],
     "test": ["encod_data"],
 }
-"""The arrays that a file must hold of each split (``{split}_{key}``); ``test`` may be absent."""
+"""The arrays that a file must hold for each split (``{split}_{key}``); ``test`` may be absent."""
 
 Shapes = Mapping[str, tuple[int, ...]]
 """The shape of each array of a file, by its name."""
@@ -50,7 +50,7 @@ def check_shapes(shapes: Shapes, path: Path, to_infer: bool = False) -> None:
     path
         The file, for messages.
     to_infer
-        Whether no trials are trained on, so that one of the splits is enough.
+        Whether no trials are used for training, so that one of the splits is enough.
 
     Raises
     ------

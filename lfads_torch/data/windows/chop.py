@@ -1,4 +1,4 @@
-"""A continuous recording is cut into windows, which become the trials of a session file."""
+"""Cuts a continuous recording into windows, which become the trials of a session file."""
 
 import warnings
 from collections.abc import Mapping
@@ -45,7 +45,7 @@ def chop_recording(
     spikes
         (bins, channels), spikes in each bin, or any signal.
     window, overlap
-        Bins of a window, and bins that neighbouring windows share at least.
+        Number of bins of a window, and the least number that neighbouring windows share.
     others
         Further arrays by name, (bins, …) each, which become ``{split}_NAME``, such as
         ``behavior``, or ``ext_input`` and ``truth``, which the model knows.
@@ -60,15 +60,15 @@ def chop_recording(
     -------
     arrays
         The arrays by name, as in datasets/README.md, with those that describe where the windows
-        lie (:mod:`lfads_torch.data.windows`). Windows of the ``test`` split, which are not to be
-        trained on, have no ``recon_data``.
+        lie (:mod:`lfads_torch.data.windows`). Windows of the ``test`` split are not used for
+        training and have no ``recon_data``.
     chop
         Where the windows lie.
 
     Raises
     ------
     UserError
-        If the arrays do not fit each other, or for the reasons given in
+        If the shapes of the arrays do not match, or for the reasons given in
         :func:`~lfads_torch.data.windows.segments.find_segments` and
         :func:`~lfads_torch.data.windows.plan.plan_chop`.
     """
@@ -186,8 +186,8 @@ def chop_file(
         If there is no recording.
     UserError
         For the reasons given in :func:`~lfads_torch.data.recordings.read_recording` and
-        :func:`chop_recording`; or if the recording is a single array, which does not hold the
-        others, or would be overwritten itself.
+        :func:`chop_recording`; if the recording is a single array although others are requested;
+        or if the output would replace the recording.
     """
     recording, output = Path(recording), Path(output)
     if output.exists() and not overwrite:
@@ -213,7 +213,7 @@ def chop_file(
 
 
 def _check_keys(recording: Path, keys: list[str | None]) -> None:
-    """Check that a recording which is a single array is not asked for other arrays."""
+    """Check that no other arrays are requested from a recording that is a single array."""
     inside = [key for key in keys if key is not None and not str(key).endswith(".npy")]
     if inside and recording.suffix == ".npy":
         raise UserError(

@@ -97,8 +97,8 @@ def prepare_nlb(
     ExistingFileError
         If a data file exists and ``overwrite`` is false.
     UserError
-        If an argument is not one of those above, there are several NWB files, or one cannot be read
-        or does not hold what the benchmark needs.
+        If an argument has a value other than those above, if there are several NWB files, or if a
+        file cannot be read or lacks data that the benchmark needs.
     """
     check_arguments(dataset, bin_widths_ms, phases)
     output_dir = Path(output_dir)
@@ -168,7 +168,7 @@ def refuse_existing(
             path = Path(output_dir) / file_name(dataset, bin_width_ms, phase)
             if path.exists():
                 raise ExistingFileError(
-                    f"{path} exists. Choose another output folder, or say --overwrite, which "
+                    f"{path} exists. Choose another output folder, or use --overwrite, which "
                     f"renames the file."
                 )
 
@@ -306,7 +306,7 @@ def _naming_file(path: Path) -> Iterator[None]:
 
 
 def _counts(values: NDArray[Any]) -> NDArray[Any]:
-    """Return spike counts as small integers, or as floats where some are missing."""
+    """Return spike counts as small integers, or as floats if some are missing."""
     if np.isnan(values).any() or values.max(initial=0) > 255:
         return values.astype("float32")
     return values.astype("uint8")

@@ -16,7 +16,7 @@ BIN_WIDTHS = (5, 20)
 
 
 def file_name(dataset: str, bin_width_ms: int, phase: str) -> str:
-    """Return the name under which configurations and submissions know a data file."""
+    """Return the name that configurations and submissions expect of a data file."""
     return f"{dataset}-{bin_width_ms:02d}ms-{phase}.h5"
 
 
