@@ -41,12 +41,12 @@ class EarlyStoppingWithBurnInPeriod(EarlyStopping):
         self.burn_in_period = burn_in_period
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Check the metric after a training epoch, if it is to be checked then."""
+        """Check the metric after a training epoch, if this callback checks it then."""
         if not self._is_burning_in(trainer):
             super().on_train_epoch_end(trainer, pl_module)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Check the metric after a validation, if it is to be checked then."""
+        """Check the metric after a validation, if this callback checks it then."""
         if not self._is_burning_in(trainer):
             super().on_validation_end(trainer, pl_module)
 

@@ -1,4 +1,4 @@
-"""The scores of the Neural Latents Benchmark while a model trains."""
+"""Computes the scores of the Neural Latents Benchmark while a model trains."""
 
 import math
 import warnings
@@ -53,7 +53,7 @@ class NLBEvaluation(pl.Callback):
     ------
     UserError
         If ``log_every_n_epochs`` is less than 1; when training begins, if ``nlb_tools`` is missing
-        (:class:`~lfads_torch.errors.MissingPackageError`) or the data lack what is needed.
+        (:class:`~lfads_torch.errors.MissingPackageError`) or the data lack an array.
     """
 
     def __init__(self, log_every_n_epochs: int = 20, decoding_cv_sweep: bool = False) -> None:
