@@ -26,32 +26,33 @@ class BinaryTournamentPBT(PopulationBasedTraining):  # type: ignore[misc]
     When all trials have trained for a generation they are paired at random. The loser of a pair
     takes over the winner's checkpoint (weights, state of the optimiser, smoothed metric) and its
     hyperparameters, which are perturbed. A trial whose score is not finite loses to any trial whose
-    score is. Pairs and perturbations depend on the seed and the epoch alone, so that a search that
-    is resumed holds the same tournaments as one that was not interrupted. The rules are those of
+    score is. Pairs and perturbations depend only on the seed and the epoch, so that a resumed
+    search holds the same tournaments as an uninterrupted one. The rules are defined in
     :mod:`lfads_torch.sweeps.tournament`.
 
-    This is Ray's synchronous scheduler with another rule for which trial follows which. Ray's
-    scheduler waits for trials that have failed, loses the state of a trial that had to be
-    restarted, and is not restored when a search is resumed. Here the tournament is held when every
-    unfinished trial is paused with its checkpoint saved, which is looked up each time rather than
-    counted; times and scores of trials that Ray has restored are those of their checkpoints.
+    This is Ray's synchronous scheduler, with another rule for which trial takes over the checkpoint
+    of which. It also behaves differently in three situations: Ray's scheduler waits for trials that
+    have failed, loses the state of a trial that had to be restarted, and is not restored when a
+    search is resumed. Here the tournament is held when every unfinished trial is paused with its
+    checkpoint saved; this is determined from the trials each time, rather than counted. The epochs
+    and scores of trials that Ray has restored are those of their checkpoints.
 
     Parameters
     ----------
     perturbation_interval
         Epochs in a generation.
     burn_in_period
-        Epochs before the first tournament, if it is more than that.
+        Epochs before the first tournament, if this is more than a generation.
     hyperparam_mutations
         The :class:`~lfads_torch.sweeps.space.HyperParam` of each hyperparameter that is perturbed.
     metric, mode
-        The result that trials are compared by; may be given to Ray instead.
+        The result by which trials are compared; it may be given to Ray instead.
     time_attr
         The result that counts epochs.
     seed
         Seed of pairs and perturbations.
     stopper
-        Asked before each tournament whether to end the search.
+        The rule that is asked before each tournament whether the search ends.
 
     Raises
     ------
@@ -229,10 +230,10 @@ def _update_checkpoint_path(trial: Trial) -> None:
 
 
 class Population(BasicVariantGenerator):  # type: ignore[misc]
-    """Draws all trials at the beginning, and is finished when all of them are.
+    """Draws all trials at the beginning, and is finished when all trials are finished.
 
-    Ray's own is finished after the last draw; from then on, Ray does not keep processes for trials
-    that are paused.
+    Ray's class is finished after the last draw. From then on, Ray does not keep processes for
+    trials that are paused.
     """
 
     def is_finished(self) -> bool:
