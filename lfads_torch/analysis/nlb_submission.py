@@ -1,4 +1,4 @@
-"""Submissions to the Neural Latents Benchmark (Pei et al. 2021), made of the rates of runs."""
+"""Writes submissions to the Neural Latents Benchmark (Pei et al. 2021) from the rates of runs."""
 
 import re
 import warnings
@@ -146,7 +146,7 @@ def score_nlb_submission(
     Returns
     -------
     list of dict
-        What ``evaluate`` returns: the scores ``co-bps``, ``vel R2``, … of each recording.
+        The result of ``evaluate``: the scores ``co-bps``, ``vel R2``, … of each recording.
 
     Raises
     ------

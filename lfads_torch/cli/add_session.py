@@ -1,4 +1,4 @@
-"""Add a recording session to a trained model, and leave all that is shared as it is.
+"""Add a recording session to a trained model, whose shared weights do not change.
 
     python scripts/add_session.py runs/mine --data day2.h5 run_dir=runs/mine_day2
 
@@ -7,8 +7,9 @@ runs/mine_day2/model.ckpt. The file is like those that the model was trained on,
 its own. If it has readin_weight and readout_bias (scripts/align_sessions.py), training starts from
 these.
 
-Words of the form key=value override the configuration of the trained run (trainer.max_epochs=300,
-model.lr_init=1e-3 …). All that concerns training can be changed, but no size of the model.
+Arguments of the form key=value override the configuration of the trained run
+(trainer.max_epochs=300, model.lr_init=1e-3, …). You can change everything that concerns training,
+but not the sizes of the model.
 """
 
 import argparse

@@ -6,7 +6,7 @@ reads the array "spikes" (bins, channels), spikes in each bin, and writes a data
 scripts/run_single.py, which merges what it infers to continuous rates again. The recording may be
 HDF5, .npz, .npy or .mat (--spikes struct.name). docs/continuous.md explains blocks and windows.
 
-For a model that is trained already: --to-infer, then scripts/infer.py.
+To apply a model that is already trained, use --to-infer and then scripts/infer.py.
 """
 
 import argparse
@@ -64,7 +64,7 @@ def make_parser() -> argparse.ArgumentParser:
         default=0.2,
         help="fraction of the blocks that are for validation (%(default)s)",
     )
-    parser.add_argument("--block", type=int, help="bins of a block (those of ten windows)")
+    parser.add_argument("--block", type=int, help="bins of a block (default: ten windows)")
     parser.add_argument(
         "--seed", type=int, default=0, help="seed of the draw of validation blocks (%(default)s)"
     )
@@ -74,7 +74,7 @@ def make_parser() -> argparse.ArgumentParser:
         help="no windows across the borders of training and validation blocks",
     )
     parser.add_argument(
-        "--to-infer", action="store_true", help="nothing is to be trained on: no blocks"
+        "--to-infer", action="store_true", help="cut everything for inference, without blocks"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an existing data file")
     return parser

@@ -3,8 +3,8 @@
     python scripts/make_nlb_submission.py runs/maze
 
 writes runs/maze/nlb_submission_val.h5 (or …_test.h5, for data of the test phase). In the validation
-phase it also prints the scores that nlb_tools.evaluation.evaluate gives it. Several folders, of
-different recordings, make one submission.
+phase it also prints the scores that nlb_tools.evaluation.evaluate computes from it. The folders of
+several recordings make one submission together.
 """
 
 import argparse
@@ -29,9 +29,9 @@ def make_parser() -> argparse.ArgumentParser:
         help="file with rates, such as scripts/infer.py writes, to read instead of those in "
         "RUN_DIR; may be given several times",
     )
-    parser.add_argument("--dataset", help="name of the recording (by that of the data file)")
-    parser.add_argument("--bin-width-ms", type=int, help="5 or 20 (by the name of the data file)")
-    parser.add_argument("--phase", help="val or test (by the name of the data file)")
+    parser.add_argument("--dataset", help="recording (default: from the data file's name)")
+    parser.add_argument("--bin-width-ms", type=int, help="5 or 20 (default: from that name)")
+    parser.add_argument("--phase", help="val or test (default: from that name)")
     return parser
 
 

@@ -66,7 +66,7 @@ def start_or_resume(
 ) -> int:
     """Start or resume a run as the command line asks, and return the exit status.
 
-    A mistake of the user's is printed in one line, see
+    A user's mistake is printed in one line, see
     :func:`lfads_torch.cli.command.reporting_user_errors`.
 
     Parameters
@@ -77,10 +77,10 @@ def start_or_resume(
         :func:`lfads_torch.running.start.start_run` and
         :func:`lfads_torch.running.resume.resume_run`, or the functions of
         :mod:`lfads_torch.sweeps.search` for sweeps. ``start`` is called without a ``config_path``
-        where none is given, and then takes its own default.
+        if none is given, and then uses its own default.
     overrides, run_dir
-        The choices of the script. Words of the command line come after them. They are not applied
-        to a run that is resumed.
+        The settings of the script, over which the command line takes precedence. They are not
+        applied to a run that is resumed.
     **options
         Further arguments of ``start``.
     """

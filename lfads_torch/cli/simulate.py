@@ -93,7 +93,7 @@ def main(words: Sequence[str] | None = None) -> int:
     options = vars(make_parser().parse_args(words))
     generator, output, overwrite = (options.pop(k) for k in ("generator", "output", "overwrite"))
     with reporting_user_errors() as outcome:
-        # Refuse existing files before the work is done; they are refused again when written.
+        # Existing files are refused before the data are generated, and again when writing them.
         if generator not in WRITE_FOLDERS:
             refuse_existing(output, overwrite)
         elif options["n_sessions"] > 0:

@@ -31,7 +31,7 @@ def plot_run(run_dir: str | Path) -> list[Path]:
 
     The figures are written to ``plots/``: ``losses.png`` from ``csv_logs/metrics.csv``, and from
     each ``lfads_output_sess{S}.h5`` ``raster_valid_sess{S}.png``, ``psth_valid_sess{S}.png`` (if
-    the data have conditions) and ``trajectories_valid_sess{S}.png``. Nothing is drawn of files
+    the data have conditions) and ``trajectories_valid_sess{S}.png``. Files
     that do not exist. If a figure fails, this is logged as a warning, and the others are drawn.
 
     Parameters

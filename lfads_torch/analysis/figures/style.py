@@ -66,8 +66,8 @@ def style_axes(ax: Axes, integer_x: bool = False) -> None:
     Parameters
     ----------
     ax
-        The axes, with what they show: where that is an image, the ticks of the vertical axis are
-        integers.
+        The axes, after everything has been drawn. If they show an image, the ticks of the vertical
+        axis are integers.
     integer_x
         Whether the ticks of the horizontal axis are integers.
     """
@@ -111,7 +111,7 @@ def add_colour_bar(
     axes
         The axes of all of them, beside which the bar is drawn.
     values
-        What the images show. The bar has a pointed end if some of them exceed the scale.
+        The values that the images show. The bar has a pointed end if some of them exceed the scale.
     unit
         The label of the bar.
     """
