@@ -54,7 +54,7 @@ def check_encoder_output(output: EncoderOutput, n_trials: int, hps: Any, use_con
 def check_data(model: Any, batch: SessionBatch, name: str, session: int) -> None:
     """Raise a UserError if a model cannot be trained on these trials.
 
-    Parameters are those of :meth:`lfads_torch.model.LFADS.check_data`, and the model.
+    The parameters are the model and those of :meth:`lfads_torch.model.LFADS.check_data`.
     """
     if session >= len(model.readin):
         raise UserError(
@@ -114,9 +114,9 @@ def check_finite(terms: LossTerms, hps: Mapping[str, Any], where: str, split: st
 
 
 def why_step_by_step(model: Any) -> list[str]:
-    """Return which parts of a model cannot be run fused, each with the reason.
+    """Return the parts of a model that no fused implementation can run, each with the reason.
 
-    Nothing is returned where ``recurrence`` is ``plain``, which asks for steps.
+    The list is empty if ``recurrence`` is ``plain``, since the user then asked for single steps.
     """
     if model.hparams.recurrence == "plain":
         return []

@@ -1,4 +1,4 @@
-"""The data module: session files become batches of trials.
+"""The data module, which reads session files and makes batches of trials.
 
     session files → arrays → SessionBatch of all trials → SessionDataset → batches
 
@@ -103,8 +103,8 @@ class BasicDataModule(pl.LightningDataModule):
     Raises
     ------
     UserError
-        If an argument is out of range; and from ``setup()``, if no file matches or a file does not
-        hold what it must.
+        If an argument is out of range; and from ``setup()``, if no file matches the pattern or if a
+        file lacks an array that is needed.
     """
 
     hparams: Any  # type: ignore[assignment]
@@ -144,9 +144,9 @@ class BasicDataModule(pl.LightningDataModule):
     # ------------------------------------------------------------------ reading the files
 
     def setup(self, stage: str | None = None) -> None:
-        """Read the files, once.
+        """Read the files when this is called for the first time.
 
-        At stage ``"predict"`` they need not hold trials to train on: any one of the splits is
+        At stage ``"predict"`` they need not hold trials for training: any one of the splits is
         enough.
         """
         to_infer = stage == "predict"
@@ -285,5 +285,5 @@ class BasicDataModule(pl.LightningDataModule):
 
 
 def _unchanged(batch: Any) -> Any:
-    """Return what the data set gives, which is a batch already."""
+    """Return an item of the data set, which is already a batch."""
     return batch

@@ -97,7 +97,7 @@ def _with_missing(processed: Tensor, raw: Tensor) -> Tensor:
 
 
 def named_means(means: EpochMeans, split: str, loss_scale: float) -> dict[str, Tensor]:
-    """Return means under the names that they are logged by, with the loss that they make."""
+    """Return the means under the names by which they are logged, and the loss that follows."""
     values = means.compute()
     loss = total_loss(
         values["recon"],
@@ -109,7 +109,7 @@ def named_means(means: EpochMeans, split: str, loss_scale: float) -> dict[str, T
     )
     named = {f"{split}/loss": loss}
     for name, value in values.items():
-        # Augmentations give full names.
+        # Augmentations log their values under full names.
         named[name if name.startswith(f"{split}/") else f"{split}/{name}"] = value
     return named
 

@@ -26,7 +26,7 @@ def r2_score(preds: Tensor, targets: Tensor) -> Tensor:
     preds, targets = preds.flatten(0, -2), targets.flatten(0, -2)
     total = ((targets - targets.mean(dim=0)) ** 2).sum(dim=0)
     residual = ((targets - preds) ** 2).sum(dim=0)
-    # Not total > 0: the mean of a constant is rounded.
+    # A comparison with 0 would not do, because the mean of a constant channel is rounded.
     varies = targets.amax(dim=0) > targets.amin(dim=0)
     return (1 - residual / total)[varies].mean()
 
@@ -64,7 +64,7 @@ class _PoissonSums(NamedTuple):
     @classmethod
     def of(cls, preds: Tensor, targets: Tensor) -> "_PoissonSums":
         preds = preds.to(targets.dtype)
-        if utils.on_cpu(targets):  # elsewhere, to ask takes longer than to assume
+        if utils.on_cpu(targets):  # On other devices, testing for NaN takes longer than masking it.
             counts, nll = poisson_sums(preds, targets)
             if not counts.isnan().any():
                 return cls(counts, nll, targets.new_full((), len(targets)).expand_as(counts))
@@ -139,7 +139,7 @@ class ExpSmoothedMetric:
     def compute(self) -> float:
         """End the epoch: smooth its mean, forget its batches, and return the smoothed value.
 
-        NaN if there was neither a batch nor an earlier epoch.
+        It is NaN if there was neither a batch nor an earlier epoch.
         """
         if self.count:
             mean = self.total / self.count
@@ -154,11 +154,11 @@ class ExpSmoothedMetric:
         self.count = 0
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what has to be saved to go on after an epoch."""
+        """Return the state that is saved in checkpoints, to continue after an epoch."""
         return {"smoothed": self.smoothed}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what :meth:`state_dict` returned."""
+        """Restore the state that :meth:`state_dict` returned."""
         self.smoothed = state["smoothed"]
         self.reset()
 

@@ -14,17 +14,17 @@ from lfads_torch.recipes import describe, find_class, is_within
 
 
 class InertObject(dict):  # type: ignore[type-arg]
-    """Stands for a pickled object of a class that is not loaded; holds its state."""
+    """A record of the state of a pickled object, whose class is not imported."""
 
     target = ""
 
     @classmethod
     def standing_for(cls, target: str) -> type["InertObject"]:
-        """Return a class whose instances stand for objects of the class of this name."""
+        """Return a class whose instances are records of objects of the class ``target``."""
         return type("InertObject", (cls,), {"target": target})
 
     def __new__(cls, *args: Any, **kwargs: Any) -> "InertObject":
-        """Make an empty record, whatever the pickled object was made from."""
+        """Make an empty record; the arguments of the pickled object's class are ignored."""
         return super().__new__(cls)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -105,7 +105,7 @@ def _prior_recipe(state_dict: Mapping[str, Tensor], prefix: str) -> dict[str, An
 
 
 def _inert_recipe(value: Any) -> Any:
-    """Describe a pickled object of the published implementation; None where it is unknown."""
+    """Describe a pickled object of the published implementation; None if its class is unknown."""
     if isinstance(value, list | tuple):
         items = [_inert_recipe(item) for item in value]
         return None if None in items else items
