@@ -41,7 +41,7 @@ class Row(NamedTuple):
 
 
 def overrides(sizes: dict[str, int]) -> list[str]:
-    """Return the words that give a packaged model of one session these sizes."""
+    """Return the overrides that give a packaged model of one session these sizes."""
     return [
         f"model.encod_seq_len={sizes['bins']}",
         f"model.recon_seq_len={sizes['bins']}",
@@ -84,7 +84,7 @@ def plot(rows: list[Row], path: Path) -> None:
 
 
 def title(axis: str) -> str:
-    """Say what the other sizes are."""
+    """Return the title of a panel, which names the sizes that do not change."""
     return ", ".join(f"{size} {name}" for name, size in BASE.items() if name != axis)
 
 

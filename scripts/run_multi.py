@@ -2,10 +2,10 @@
 
     python scripts/run_multi.py                                   the shipped Lorenz data
     python scripts/run_multi.py model=generic datamodule=generic \
-        datamodule.datafile_pattern=my_data.h5 run_dir=runs/mine  data of your own
-    python scripts/run_multi.py --resume runs/mine                continue, after kill -9 too
+        datamodule.datafile_pattern=my_data.h5 run_dir=runs/mine  your own data
+    python scripts/run_multi.py --resume runs/mine                continue, even after kill -9
 
-Words of the form key=value override the configuration: sweep.num_trials=10,
+Arguments of the form key=value override the configuration: sweep.num_trials=10,
 sweep.space.dropout_rate.max_samp=0.3, '+sweep.space.gen={key: model.gen_dim, choice: [64, 128]}',
 sweep.ray_address=auto, trainer.max_epochs=500 … (configs/sweep/base.yaml has them all).
 """

@@ -2,10 +2,10 @@
 
     python scripts/run_pbt.py                                     the shipped Lorenz data
     python scripts/run_pbt.py model=generic datamodule=generic \
-        datamodule.datafile_pattern=my_data.h5 run_dir=runs/mine  data of your own
-    python scripts/run_pbt.py --resume runs/mine                  continue, after kill -9 too
+        datamodule.datafile_pattern=my_data.h5 run_dir=runs/mine  your own data
+    python scripts/run_pbt.py --resume runs/mine                  continue, even after kill -9
 
-Words of the form key=value override the configuration: sweep.num_trials=10,
+Arguments of the form key=value override the configuration: sweep.num_trials=10,
 sweep.scheduler.burn_in_period=80, sweep.space.lr_init.max_samp=1e-2, sweep.gpus_per_trial=0.25,
 sweep.ray_address=auto, trainer.max_epochs=500 … (configs/sweep/base.yaml has them all).
 """

@@ -2,10 +2,10 @@
 
     python scripts/run_single.py                                  the shipped Lorenz data
     python scripts/run_single.py model=generic datamodule=generic \
-        datamodule.datafile_pattern=my_data.h5 run_dir=runs/mine  data of your own
-    python scripts/run_single.py --resume runs/mine               continue, after kill -9 too
+        datamodule.datafile_pattern=my_data.h5 run_dir=runs/mine  your own data
+    python scripts/run_single.py --resume runs/mine               continue, even after kill -9
 
-Words of the form key=value override the configuration (Hydra's syntax: trainer.max_epochs=300,
+Arguments of the form key=value override the configuration (Hydra's syntax: trainer.max_epochs=300,
 model.kl_ic_scale=1e-5, model=generic …) and the options below.
 """
 
