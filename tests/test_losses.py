@@ -1,4 +1,4 @@
-"""Ramps and sums of the terms of the loss."""
+"""Ramps, and sums of the terms of the loss, follow their formulas."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Trials are divided at random into training and validation trials, and none gets lost."""
+"""Trials are divided at random into training and validation trials, and no trial is lost."""
 
 import numpy as np
 import pytest

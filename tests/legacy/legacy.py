@@ -25,10 +25,9 @@ TRAINED = {"rtol": 1e-4, "atol": 1e-5}
 
 
 def copy_of(*names, to):
-    """Copy files and folders, so that those of the repository stay as they are.
+    """Copy files and folders, so that those of the repository do not change.
 
-    The word FOLDER in configurations, which stands for the folder that everything was in, becomes
-    ``to``.
+    The word FOLDER in configurations, which stands for the original folder, is replaced by ``to``.
     """
     for name in names:
         source, target = DATA / name, to / name
@@ -44,7 +43,7 @@ def copy_of(*names, to):
 
 
 def script(name, *words, cwd, status=0):
-    """Run a script of this checkout in a folder, as a process of its own; return its output."""
+    """Run a script of this checkout in a folder, as a new process; return its output."""
     done = subprocess.run(
         [sys.executable, str(ROOT / "scripts" / f"{name}.py"), *map(str, words)], cwd=cwd,
         env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE,

@@ -1,4 +1,4 @@
-"""Sweeps of the version before are read, inferred from and continued."""
+"""Sweeps of an older version are read, used for inference and continued."""
 
 import json
 
@@ -43,7 +43,7 @@ def test_the_best_model_infers_as_before(name, tmp_path):
         assert_same_arrays(tmp_path / "new_sess0.h5", expected, **FLOAT32)
 
 
-def test_a_sweep_that_has_ended_is_left_alone(tmp_path):
+def test_a_sweep_that_has_ended_does_not_change(tmp_path):
     copy_of("runs/pbt", "data/one.h5", to=tmp_path)
     files = sorted((tmp_path / "runs").rglob("*"))
     said = script_here("run_pbt", "--resume", "runs/pbt", cwd=tmp_path)
@@ -53,7 +53,7 @@ def test_a_sweep_that_has_ended_is_left_alone(tmp_path):
 
 @pytest.mark.slow
 def test_an_interrupted_sweep_is_resumed(tmp_path):
-    """The same trials go on from their checkpoints: the search does not begin again."""
+    """The same trials continue from their checkpoints, and the search does not begin again."""
     copy_of("runs/interrupted_pbt", "data/one.h5", to=tmp_path)
     sweep = tmp_path / "runs" / "interrupted_pbt"
     before = read_pbt_hps(sweep)

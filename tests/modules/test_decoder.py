@@ -1,4 +1,4 @@
-"""The decoder equals a plain NumPy statement of its equations."""
+"""The decoder computes the same as an implementation of its equations in plain NumPy."""
 
 import numpy as np
 import pytest
@@ -29,7 +29,7 @@ def make_decoder(**changes):
 
 
 def inputs_of(decoder, trials=2, bins=4, ext_dim=2, seed=0):
-    """IC samples, controller inputs and external inputs."""
+    """Draw samples of the initial condition, controller inputs and external inputs."""
     rng = np.random.default_rng(seed)
     ci_dim = 4 if decoder.use_con else 0
     shapes = (trials, 3), (trials, bins, ci_dim), (trials, bins, ext_dim)

@@ -1,4 +1,4 @@
-"""The encoder equals a plain NumPy statement of its equations."""
+"""The encoder computes the same as an implementation of its equations in plain NumPy."""
 
 import numpy as np
 import pytest
@@ -62,7 +62,7 @@ def test_equals_the_reference(trials, channels, t_ic, t_ci, behind, lag, clip, u
         np.testing.assert_allclose(value.detach(), np.stack(reference), rtol=1e-11, atol=1e-13)
 
 
-def test_the_initial_condition_sees_the_first_bins_alone_and_the_controller_the_others():
+def test_the_initial_condition_sees_only_the_first_bins_and_the_controller_only_the_others():
     encoder = randomize_(make_encoder(ic_enc_seq_len=2))
     data = torch.randn(1, 5, 3, dtype=torch.float64, requires_grad=True)
     mean, std, ci = encoder(data)
@@ -127,7 +127,7 @@ def test_initial_linear_map():
 
 
 def transparent_encoder(n):
-    """One bin; its mean and controller inputs report the data: tanh(x), forward and backward."""
+    """Make an encoder of one bin; mean and controller inputs are tanh(x) in both directions."""
     encoder = make_encoder(
         encod_data_dim=n,
         encod_seq_len=1,
@@ -158,7 +158,7 @@ def test_dropout_of_the_input_and_of_the_final_states():
     assert kept_twice.float().mean().item() == pytest.approx(0.7**2, abs=0.01)
     expected = torch.full_like(mean[kept_twice], np.tanh(0.7 / 0.7) / 0.7)
     torch.testing.assert_close(mean[kept_twice], expected)
-    # Both directions and both encoders see the same input; the second mask is drawn apart.
+    # Both directions and both encoders see the same input; the second mask is independent.
     assert (kept[..., :5] == kept[..., 5:]).all()
     assert (kept[:, 0] >= kept_twice).all()
     assert (kept_twice[:, :5] != kept_twice[:, 5:]).any()

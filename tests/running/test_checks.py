@@ -1,4 +1,4 @@
-"""Mistakes in a configuration are named, with key and remedy."""
+"""Errors name mistakes in a configuration, with the key and the remedy."""
 
 import warnings
 
@@ -56,8 +56,8 @@ def test_a_primary_without_its_parts(tmp_path, text):
         compose(tmp_path / "x.yaml")
 
 
-def test_a_logger_that_cannot_be_made_is_no_fault(tiny):
-    """So that it does not end a sweep; the run warns of it."""
+def test_a_logger_that_cannot_be_made_is_not_an_error(tiny):
+    """It must not end a sweep; the run warns of it."""
     generic("logger.csv._target_=no.such.Logger", "+logger.tensorboard.nonsense=1")
 
 
@@ -75,7 +75,7 @@ def test_faults_of_reconstructions(tiny, recon, message):
         generic(*format_overrides({"model.reconstruction": [recon]}))
 
 
-def test_the_base_of_all_models_says_what_it_lacks(tiny):
+def test_the_error_names_what_the_base_of_all_models_lacks(tiny):
     with pytest.raises(ValueError, match="leaves out reconstruction, readin, readout"):
         generic("model=base", "model.encod_data_dim=4")
 
@@ -95,7 +95,7 @@ def test_warning_of_a_model_without_regularisation(tiny):
 
 
 def test_own_parts_do_not_inherit_arguments_that_they_do_not_take(project):
-    """A part is merged into that of base.yaml, whose class may be another."""
+    """A part is merged with that of base.yaml, which may have another class."""
     text = """
         defaults: [generic, _self_]
         ic_prior:

@@ -1,4 +1,4 @@
-"""The folder of a run: made once, summarised, and asked for its checkpoint."""
+"""The folder of a run is made once, has a summary, and its checkpoint is found."""
 
 import json
 
@@ -74,7 +74,7 @@ def test_the_only_checkpoint_in_a_folder(tmp_path):
     assert checkpoint_in_folder(one) == one
 
 
-def test_a_summary_is_never_half_written(tmp_path):
+def test_a_summary_is_never_incomplete(tmp_path):
     assert read_summary(tmp_path) == {}
     write_summary(tmp_path, {"epochs": 3})
     with pytest.raises(TypeError):

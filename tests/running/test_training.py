@@ -1,4 +1,4 @@
-"""run_model, and what it writes where."""
+"""run_model trains, and writes its files to the current folder."""
 
 import pytest
 import torch

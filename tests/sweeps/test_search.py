@@ -71,7 +71,7 @@ def test_resuming(data, tmp_path, searched):
     assert searched[-1][2] == dataclasses.replace(searched[0][2], max_failures=9)
     assert OmegaConf.load(run_dir / "config.yaml").sweep.max_failures == 9
     assert OmegaConf.load(run_dir / "config.1.yaml").sweep.max_failures == 3
-    # A sweep that has ended is left alone.
+    # A sweep that has ended does not change.
     write_summary(run_dir, {"best_trial": "a"})
     resume_sweep(run_dir, ["sweep.max_failures=8"])
     assert OmegaConf.load(run_dir / "config.yaml").sweep.max_failures == 9

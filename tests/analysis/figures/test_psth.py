@@ -1,4 +1,4 @@
-"""The averages are those of the trials of each condition."""
+"""PSTHs show the averages over the trials of each condition."""
 
 import numpy as np
 import pytest

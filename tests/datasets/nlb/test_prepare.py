@@ -171,7 +171,7 @@ def test_conditions_and_psths(prepared, dataset, bin_width_ms):
                 by_distance.setdefault(distance + k, []).append(rates)
         expected = np.array([np.mean(by_distance[k], axis=0) for k in sorted(by_distance)])
         known = ~np.isnan(arrays["psth"][i, :, 0])
-        if dataset == "dmfc_rsg":  # As far before go as the shortest trial reaches.
+        if dataset == "dmfc_rsg":  # The PSTH starts as long before go as the shortest trial does.
             assert known.sum() == pytest.approx(trials.tp[members].min() / bin_width_ms, abs=1)
             assert not known[: n_bins - known.sum()].any()
             expected = expected[-known.sum() :]

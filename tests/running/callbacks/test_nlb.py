@@ -1,4 +1,4 @@
-"""The benchmark's scores during training are those of the benchmark's own code, called by hand."""
+"""The scores during training are those that the benchmark's own code computes."""
 
 import sys
 

@@ -18,7 +18,7 @@ def make_stopper(n=3, **options):
     return ImprovementRatioStopper(n, **{**arguments, **options})
 
 
-def test_stopper_looks_at_the_best_of_each_generation():
+def test_stopper_compares_the_best_of_each_generation():
     stopper = make_stopper()
     assert not stopper.stop_all()
     assert not tell(stopper, 12, 3.0, 2.0, 1.0)
