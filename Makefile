@@ -46,10 +46,10 @@ $(STAMP): setup.py pyproject.toml constraints.txt Makefile
 run: $(STAMP) ## train on the shipped data; or ARGS="..." for scripts/run_single.py
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python scripts/run_single.py $(or $(ARGS),trainer.max_epochs=120)
 
-test: $(STAMP) ## run the fast tests; ARGS="..." is handed to pytest
+test: $(STAMP) ## run the fast tests; ARGS="..." is passed to pytest
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
 
-test-slow: $(STAMP) ## run the slow tests; ARGS="..." is handed to pytest
+test-slow: $(STAMP) ## run the slow tests; ARGS="..." is passed to pytest
 	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -m slow --timeout=600 $(ARGS); status=$$?; \
 	if [ $$status -eq 5 ]; then echo "There is no slow test."; else exit $$status; fi
 

@@ -36,7 +36,7 @@ __all__ = [
 def load_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
     """Read a checkpoint without executing anything in it.
 
-    Tensors and plain values are read as they are. Objects of any other class become inert records
+    Tensors and plain values are read normally. Objects of any other class become inert records
     of their state.
 
     Raises
@@ -206,7 +206,7 @@ def restore_modules(
         If a module cannot be rebuilt, or if the model has no module at one of the given paths.
     """
     for path, module in modules.items():
-        _put(model, path, module)
+        _set_module(model, path, module)
     for path, saved, built in _differences(model, checkpoint, [*given, *modules]):
         remedy = f"pass modules={{{path!r}: …}} to load_from_checkpoint"
         recipe = saved.get("recipe")
@@ -225,7 +225,7 @@ def restore_modules(
                 f"The checkpoint holds a {saved['class']} at {path}, {reason}, and the model has "
                 f"{built} there: {remedy}."
             )
-        _put(model, path, made)
+        _set_module(model, path, made)
 
 
 def check_modules(model: nn.Module, checkpoint: Mapping[str, Any]) -> None:
@@ -282,13 +282,15 @@ def _class(module: nn.Module) -> type[nn.Module]:
 
 
 def _module_at(model: nn.Module, path: str) -> nn.Module | None:
+    """Return the module at a path in the model, or None if there is none."""
     try:
         return model.get_submodule(path)
     except AttributeError:
         return None
 
 
-def _put(model: nn.Module, path: str, module: nn.Module) -> None:
+def _set_module(model: nn.Module, path: str, module: nn.Module) -> None:
+    """Replace the module at a path in the model."""
     parent_path, _, name = path.rpartition(".")
     parent = _module_at(model, parent_path) if parent_path else model
     if parent is None:
@@ -297,4 +299,5 @@ def _put(model: nn.Module, path: str, module: nn.Module) -> None:
 
 
 def _name(cls: type) -> str:
+    """Return the full name of a class, with its module."""
     return f"{cls.__module__}.{cls.__qualname__}"

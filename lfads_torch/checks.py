@@ -13,7 +13,7 @@ from lfads_torch.tuples import EncoderOutput, SessionBatch
 
 
 class NonFiniteLossError(UserError):
-    """The loss is infinite or not a number, so training cannot go on."""
+    """The loss is infinite or not a number, so training cannot continue."""
 
 
 def check_sizes(hps: Any) -> None:

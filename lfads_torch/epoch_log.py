@@ -1,4 +1,4 @@
-"""Losses and metrics of an epoch: averaged over its steps, and named as they are logged."""
+"""Averages losses and metrics over the steps of an epoch, and names them for logging."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -101,7 +101,7 @@ def move_aside(path: str | Path) -> Path | None:
         return None
     stem, suffix = (path.name, "") if path.is_dir() else (path.stem, path.suffix)
     number = 1
-    while (aside := path.with_name(f"{stem}.{number}{suffix}")).exists():
+    while (renamed := path.with_name(f"{stem}.{number}{suffix}")).exists():
         number += 1
-    path.rename(aside)
-    return aside
+    path.rename(renamed)
+    return renamed

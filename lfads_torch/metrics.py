@@ -78,6 +78,7 @@ class _PoissonSums(NamedTuple):
 
 
 def _bits(sums: _PoissonSums) -> Tensor:
+    """Return bits per spike, a scalar, or NaN if there is no spike."""
     counts, n_observed = sums.counts.sum(dim=0), sums.n_observed.sum(dim=0)
     null_rates = counts / n_observed.clamp(min=1)
     nll_null = counts - counts * torch.log(null_rates + 1e-8)

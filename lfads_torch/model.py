@@ -339,6 +339,7 @@ class LFADS(pl.LightningModule):
         return self._shared_step(batch, batch_idx, "valid")
 
     def _shared_step(self, step_batch: StepBatch, batch_idx: int, split: str) -> Tensor:
+        """Return the loss of a batch, and add its losses and metrics to the means of the epoch."""
         aug_stack = self.train_aug_stack if split == "train" else self.infer_aug_stack
         means = self._epoch_means.get(split, EpochMeans())
 
@@ -371,6 +372,7 @@ class LFADS(pl.LightningModule):
     def _loss_terms(
         self, recon: dict[int, Tensor], output: Mapping[int, SessionOutput]
     ) -> LossTerms:
+        """Return the terms of the loss, given the reconstruction loss of each session."""
         hps = self.hparams
         outputs = list(output.values())
         ic_mean, ic_std, co_means, co_stds = (
@@ -389,6 +391,7 @@ class LFADS(pl.LightningModule):
         )
 
     def _l2_ramp(self) -> float:
+        """Return the ramp of the L2 penalty in this epoch."""
         hps = self.hparams
         return ramp(self.current_epoch, hps.l2_start_epoch, hps.l2_increase_epoch)
 
@@ -545,6 +548,7 @@ class LFADS(pl.LightningModule):
 
 
 def _module_list(modules: Iterable[nn.Module]) -> nn.ModuleList:
+    """Return modules as a ModuleList, without a copy if they are one already."""
     return modules if isinstance(modules, nn.ModuleList) else nn.ModuleList(modules)
 
 

@@ -69,6 +69,7 @@ def published_recipes(
 
 
 def _linear_recipe(state_dict: Mapping[str, Tensor], prefix: str) -> dict[str, Any]:
+    """Describe a linear map by its weights, or the identity if there are none."""
     weight = state_dict.get(f"{prefix}.weight")
     if weight is None:
         return {"_target_": "torch.nn.Identity"}

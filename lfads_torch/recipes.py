@@ -24,7 +24,7 @@ def describe(value: Any) -> Any:
     """Describe an object by plain values from which :func:`build` makes an equal one.
 
     An object is described by its class and the arguments of its constructor, which are looked up
-    as attributes of the same names. Where one is missing, the description says so, and building
+    as attributes of the same names. If one is missing, the description contains this, and building
     fails with an explanation.
     """
     if value is None or isinstance(value, bool | int | float | str):

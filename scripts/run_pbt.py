@@ -15,7 +15,7 @@ import sys
 from lfads_torch.cli.run_pbt import main
 
 # ---------- OPTIONS: edit here, or override on the command line ----------
-CONFIG_PATH = None  # None: the packaged configs/pbt.yaml; else a file of your own
+CONFIG_PATH = None  # None: the packaged configs/pbt.yaml; otherwise the path of your own file
 # Any key of the configuration, such as sweep.num_trials, trainer.max_epochs,
 # sweep.cpus_per_trial, sweep.gpus_per_trial, sweep.ray_address ("auto": a cluster), sweep.storage.
 OVERRIDES = {
@@ -26,7 +26,7 @@ OVERRIDES = {
 # lfads_torch.extensions.tune.HyperParam, or lists to choose from.
 SPACE = None
 RUN_DIR = None  # None: runs/{data}/{time}
-CONFIG_DIR = None  # a folder with configurations of your own, searched first
+CONFIG_DIR = None  # a folder with your own configurations, which is searched first
 OVERWRITE = False  # True: an existing RUN_DIR is renamed to RUN_DIR.1, not deleted
 # -------------------------------------------------------------------------
 

@@ -14,13 +14,13 @@ import sys
 from lfads_torch.cli.run_single import main
 
 # ---------- OPTIONS: edit here, or override on the command line ----------
-CONFIG_PATH = None  # None: the packaged configs/single.yaml; else a file of your own
+CONFIG_PATH = None  # None: the packaged configs/single.yaml; otherwise the path of your own file
 OVERRIDES = {
     "model": "lorenz",
     "datamodule": "lorenz",
 }
 RUN_DIR = None  # None: runs/{data}/{time}
-CONFIG_DIR = None  # a folder with configurations of your own, searched first
+CONFIG_DIR = None  # a folder with your own configurations, which is searched first
 OVERWRITE = False  # True: an existing RUN_DIR is renamed to RUN_DIR.1, not deleted
 # -------------------------------------------------------------------------
 

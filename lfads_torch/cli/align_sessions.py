@@ -38,7 +38,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--ridge-alpha", type=float, default=1.0, help="penalty of the regression (%(default)s)"
     )
     parser.add_argument(
-        "--output-dir", help="write copies to this folder, and leave the files as they are"
+        "--output-dir", help="write copies to this folder, and do not change the files"
     )
     parser.add_argument(
         "--overwrite", action="store_true", help="replace an earlier alignment, or earlier copies"
@@ -67,6 +67,7 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def _table(aligned: Sequence["AlignedSession"]) -> str:
+    """Return a table of the sessions, with an explanation of its columns."""
     width = max(len("session"), *(len(str(session.path)) for session in aligned))
     lines = [f"{'session':<{width}}  channels  trials  conditions     R2  variance kept"]
     for session in aligned:

@@ -118,6 +118,7 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def _summary(chop: "Chop") -> str:
+    """Return the numbers of windows and bins of each split, as text."""
     lines = [f"{chop.n_bins} bins in {len(chop.segments)} segment(s):"]
     for split, starts in chop.starts.items():
         n_bins = chop.covered(split).sum()
@@ -126,6 +127,7 @@ def _summary(chop: "Chop") -> str:
 
 
 def _next_command(output: str, to_infer: bool) -> str:
+    """Return the command that uses the data file next."""
     if to_infer:
         return f"python scripts/infer.py RUN_DIR --data {shlex.quote(output)}"
     return (

@@ -65,6 +65,7 @@ def main(words: Sequence[str] | None = None) -> int:
 def _print_scores(
     submission: Path, files: Sequence[Path], dataset: str | None, bin_width_ms: int | None
 ) -> None:
+    """Print the scores of a submission for the validation phase."""
     from lfads_torch.analysis.nlb_submission import score_nlb_submission
 
     for result in score_nlb_submission(submission, files, dataset, bin_width_ms):

@@ -58,6 +58,7 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def _download_and_prepare(dataset: str, args: argparse.Namespace) -> None:
+    """Download a recording if it is missing, and write its data files."""
     from lfads_torch.data.catalogue import DANDI
     from lfads_torch.datasets.nlb.download import describe, download_nwb, list_nwb
     from lfads_torch.datasets.nlb.prepare import check_arguments, prepare_nlb, refuse_existing
@@ -94,6 +95,7 @@ def _nwb_dir(given: str | None, number: str) -> Path:
 
 
 def _is_missing(nwb_dir: Path, parts: Sequence[str]) -> bool:
+    """Return whether a folder lacks one of the NWB files."""
     from lfads_torch.datasets.nlb.prepare import find_nwb
     from lfads_torch.errors import MissingFileError
 

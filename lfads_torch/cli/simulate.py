@@ -110,6 +110,7 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def _print_summary(path: Path, arrays: Arrays) -> None:
+    """Print the path and the size of a file, its arrays, and the mean and highest rate."""
     rates = np.concatenate([arrays["train_truth"], arrays["valid_truth"]])
     print(f"Wrote {path} ({path.stat().st_size / 1e6:.2f} MB)")
     for name, value in sorted(arrays.items()):

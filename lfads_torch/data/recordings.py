@@ -21,7 +21,7 @@ def read_recording(path: str | Path, key: str) -> NDArray[Any]:
     key
         The name of the array: ``name``, or ``group/name`` or ``struct.name`` if it is nested. A
         key that ends in .npy is the path of another file, which holds the array. A file that ends
-        in .npy has one array, whatever the key.
+        in .npy has one array, which does not depend on the key.
 
     Returns
     -------

@@ -69,6 +69,7 @@ def check_shapes(shapes: Shapes, path: Path, to_infer: bool = False) -> None:
 
 
 def _check_mandatory(shapes: Shapes, split: str, path: Path, to_infer: bool) -> None:
+    """Check that no mandatory array of a split is missing."""
     for name in MANDATORY_KEYS[split]:
         if f"{split}_{name}" not in shapes:
             raise UserError(
@@ -101,6 +102,7 @@ def _check_trials(shapes: Shapes, split: str, path: Path) -> None:
 
 
 def _check_bins(shapes: Shapes, split: str, path: Path) -> None:
+    """Check that the arrays of a split have matching numbers of time bins."""
     n_encod_bins = shapes[f"{split}_encod_data"][1]
     n_recon_bins = shapes.get(f"{split}_recon_data", (0, n_encod_bins))[1]
     if n_encod_bins > n_recon_bins:
@@ -135,6 +137,7 @@ def _check_splits_agree(shapes: Shapes, present: list[str], path: Path) -> None:
 
 
 def _check_channels_of_truth(shapes: Shapes, present: list[str], path: Path) -> None:
+    """Check that the true rates have as many channels as ``recon_data``."""
     for split in present:
         truth, recon = (shapes.get(f"{split}_{name}") for name in ("truth", "recon_data"))
         if truth is not None and recon is not None and truth[2] != recon[2]:

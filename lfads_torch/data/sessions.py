@@ -127,12 +127,14 @@ def load_session(
 
 
 def _check_conversion_factor(arrays: dict[str, np.ndarray], path: Path) -> None:
+    """Check that ``conversion_factor`` is a positive number, if there is one."""
     factor = np.asarray(arrays.get("conversion_factor", 1.0))
     if factor.size != 1 or not factor > 0:
         raise UserError(f"conversion_factor in {path} must be a number above 0, but is {factor}.")
 
 
 def _number_trials(arrays: dict[str, np.ndarray]) -> None:
+    """Add trial numbers ``{split}_inds`` to the splits that lack them."""
     first = 0
     for split in MANDATORY_KEYS:
         if f"{split}_encod_data" in arrays:

@@ -137,6 +137,7 @@ def lorenz(
 def _check_rates(
     speed: float, mean_rates: tuple[float, float], modulation: float, max_rate: float
 ) -> None:
+    """Check the arguments that determine the rates."""
     check_positive("speed", speed)
     check_positive("modulation", modulation)
     if modulation > 10:

@@ -33,6 +33,7 @@ class AugmentedBatch(SessionBatch):
     """Tensors, such as the mask of hidden samples, by the transform that made them."""
 
     def _replace(self, **fields: Any) -> "AugmentedBatch":
+        """Return a batch with other fields and the same notes."""
         return self.annotate(super()._replace(**fields), self.notes)
 
     @classmethod
@@ -225,6 +226,7 @@ class SpikeJitter:
         )
 
     def _jitter(self, data: Tensor) -> Tensor:
+        """Jitter data (B, T, N)."""
         n_bins = data.shape[1]
         spikes = data.nan_to_num(nan=0.0).floor().clamp(min=0)
         trial, time, channel = spikes.nonzero(as_tuple=True)
@@ -270,6 +272,7 @@ class TemporalShift:
         )
 
     def _shift(self, data: Tensor) -> Tensor:
+        """Shift data (B, T, N)."""
         n_trials, n_bins, n_channels = data.shape
         drawn = torch.randn(n_trials, 1, n_channels, device=data.device) * self.std
         shifts = drawn.round().clamp(-self.max_shift, self.max_shift).long()
@@ -341,6 +344,7 @@ class SampleValidation:
 
 
 def _note(transform: Any, batch: SessionBatch) -> Tensor:
+    """Return what a transform stored about the batch when it processed it."""
     notes = notes_of(batch)
     if transform not in notes:
         raise UserError(

@@ -106,6 +106,7 @@ class Encoder(BaseEncoder):
         return EncoderOutput(ic_mean, ic_std, ci)
 
     def _check(self, data: Tensor) -> None:
+        """Check that data have the numbers of bins and channels of the model."""
         n_bins, n_channels = self.encod_seq_len, self.encod_data_dim
         if data.shape[1:] != (n_bins, n_channels):
             raise UserError(

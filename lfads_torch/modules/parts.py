@@ -171,7 +171,7 @@ def make_part(name: str, spec: Spec, default: Callable[..., nn.Module], **known:
                 f"{name}.{key} is no argument of {_name_of(spec)}.{did_you_mean(key, parameters)} "
                 f"It takes: {', '.join(parameters)}."
             )
-    handed = {
+    arguments = {
         key: value
         for key, value in known.items()
         if key not in already and (takes_all or key in parameters)
@@ -179,14 +179,14 @@ def make_part(name: str, spec: Spec, default: Callable[..., nn.Module], **known:
     lacking = [
         key
         for key, p in parameters.items()
-        if p.default is p.empty and key not in handed and key not in already
+        if p.default is p.empty and key not in arguments and key not in already
     ]
     if lacking:
         raise UserError(
             f"{name} lacks the arguments {', '.join(lacking)}, which the model does not know: set "
             f"them beside its _target_. The model knows {', '.join(known)}."
         )
-    part = spec(**handed)
+    part = spec(**arguments)
     if not isinstance(part, nn.Module):
         raise UserError(f"{name} must make a torch.nn.Module, but made {type(part).__name__}.")
     return part
@@ -228,6 +228,7 @@ def _bound(factory: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _name_of(factory: Callable[..., Any]) -> str:
+    """Return the name of what a class, a function or a partial of one makes."""
     made = factory.func if isinstance(factory, functools.partial) else factory
     return str(getattr(made, "__name__", made))
 
@@ -267,6 +268,7 @@ def linear_weights(module: nn.Module) -> tuple[Tensor, Tensor] | None:
 
 
 def _is_without_hooks(module: nn.Module) -> bool:
+    """Return whether calling a module runs only its ``forward``."""
     return (
         "forward" not in vars(module)
         and not module._forward_hooks

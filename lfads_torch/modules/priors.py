@@ -78,6 +78,7 @@ def location_scale(prior: Prior) -> bool:
 
 
 def _diagonal_normal(mean: Tensor, std: Tensor) -> Distribution:
+    """Return a normal distribution (B, D) with a diagonal covariance."""
     return Independent(Normal(mean, std, validate_args=False), 1, validate_args=False)
 
 

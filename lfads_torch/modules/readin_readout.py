@@ -156,6 +156,7 @@ def _alignment(path: Path, components: int | None, key: str) -> tuple[np.ndarray
 
 
 def _linear(weight: np.ndarray, bias: np.ndarray, requires_grad: bool) -> nn.Linear:
+    """Make a linear layer with this weight (out, in) and bias (out)."""
     layer = nn.Linear(weight.shape[1], weight.shape[0])
     with torch.no_grad():
         layer.weight.copy_(torch.as_tensor(weight))

@@ -280,10 +280,11 @@ class ZeroInflatedGamma(Reconstruction):
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
+        """Keep the scales, with a warning, if a published checkpoint lacks them."""
         if f"{prefix}scale" not in state_dict:
             warnings.warn(
                 f"The checkpoint has no {prefix}scale (the published implementation did not save "
-                f"it): the scales stay as they are, which in a new model is scale_init = "
+                f"it): the scales do not change, which in a new model are scale_init = "
                 f"{self.scale_init:g}.",
                 stacklevel=2,
             )
@@ -325,4 +326,5 @@ def for_channels(recon: Reconstruction, n_channels: int) -> Reconstruction:
 
 
 def _nan_min(data: Tensor) -> float:
+    """Return the lowest value that is not NaN."""
     return float(data[~data.isnan()].min())

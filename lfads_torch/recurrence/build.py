@@ -73,6 +73,7 @@ def library_path() -> Path:
 
 
 def _cache_folder() -> Path:
+    """Return the folder in which compiled libraries are kept."""
     if os.environ.get(CACHE_VARIABLE):
         return Path(os.environ[CACHE_VARIABLE])
     base = os.environ.get("XDG_CACHE_HOME")
@@ -167,10 +168,12 @@ def _blas() -> tuple[int, int, int]:
 
 
 def _address(library: ctypes.CDLL, name: str) -> int:
+    """Return the address of a function of a library."""
     return ctypes.cast(getattr(library, name), ctypes.c_void_p).value or 0
 
 
 def _open(path: Path) -> ctypes.CDLL:
+    """Open a compiled library, and pass it the BLAS functions that it needs."""
     library = ctypes.CDLL(str(path))
     if library.lfads_needs_blas():
         library.lfads_start(*map(ctypes.c_void_p, _blas()))

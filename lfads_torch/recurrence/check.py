@@ -63,6 +63,7 @@ def _results(backend: Backend, dtype: torch.dtype) -> Iterator[tuple[str, Tensor
 
 
 def _decoder_results(backend: Backend, draw: Callable[..., Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """Yield the results of both passes of the decoder, with their names."""
     n_ci, n_ext, n_gen, n_con, n_fac, n_co = 2, 1, _SIZE, 4, 3, 2
     args = DecoderArguments(
         ci=draw(_N_TRIALS, _N_BINS, n_ci),

@@ -68,6 +68,7 @@ class CompiledBackend(PyTorchBackend):
         return str(library) if isinstance(library, build.Unavailable) else None
 
     def _opened(self) -> Library | build.Unavailable:
+        """Return the library, which is opened at the first call, or why it cannot be used."""
         if self._library is not None:
             return self._library
         with self._opening:
@@ -79,6 +80,7 @@ class CompiledBackend(PyTorchBackend):
         return self._library
 
     def _call(self, name: str, dtype: torch.dtype, *arguments: Any) -> None:
+        """Call a function of the library."""
         library = self._opened()
         if isinstance(library, build.Unavailable):
             raise library
@@ -277,6 +279,7 @@ class CompiledBackend(PyTorchBackend):
     def _call_poisson(
         self, name: str, log_rates: Tensor, counts: Tensor, *tensors: Tensor, stirling: bool = False
     ) -> None:
+        """Call a function of the library for log rates and counts of the same shape."""
         sizes = PoissonSizes(
             trials=len(counts),
             size=math.prod(counts.shape[1:]),
@@ -299,6 +302,7 @@ def _checked_library() -> Library | build.Unavailable:
 
 
 def _linear_sizes(x: Tensor, grad_x: Tensor | None, n_outputs: int) -> Any:
+    """Return the sizes and strides of a linear map."""
     strides = *x.stride()[:2], *((0, 0) if grad_x is None else grad_x.stride()[:2])
     return LinearSizes(*x.shape, n_outputs, *strides, torch.get_num_threads())
 
@@ -306,6 +310,7 @@ def _linear_sizes(x: Tensor, grad_x: Tensor | None, n_outputs: int) -> Any:
 def _gru_sizes(
     inputs: Tensor, h_0: Tensor, grad_states: Tensor | None, clip: float, reverse: bool
 ) -> Any:
+    """Return the sizes, strides and options of a gated recurrent unit."""
     n_trials, n_bins, n_inputs = inputs.shape
     return GRUSizes(
         trials=n_trials,
@@ -324,6 +329,7 @@ def _gru_sizes(
 
 
 def _decoder_sizes(args: DecoderArguments, draws: Draws, clip: float) -> Any:
+    """Return the sizes, strides and options of the decoder."""
     n_trials, n_bins, n_ext = args.ext.shape
     use_con = args.con_hh.numel() > 0
     return DecoderSizes(

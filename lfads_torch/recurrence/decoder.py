@@ -148,6 +148,7 @@ def _arguments(
 
 
 def _check_draws(weights: DecoderWeights, args: DecoderArguments, draws: Draws) -> None:
+    """Check the shapes of noise and masks."""
     n_trials, n_bins, _ = args.ext.shape
     n_fac, n_gen = args.fac_weight.shape
     if draws.noise is not None:

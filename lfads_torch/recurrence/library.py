@@ -20,6 +20,7 @@ _INT, _POINTER, _DOUBLE = ctypes.c_int64, ctypes.c_void_p, ctypes.c_double
 
 
 def _structure(name: str, *groups: tuple[str, Any]) -> Any:
+    """Declare a structure, given names of fields, separated by spaces, and their types."""
     fields = [(field, kind) for names, kind in groups for field in names.split()]
     return type(name, (ctypes.Structure,), {"_fields_": fields})
 
@@ -112,6 +113,7 @@ class Library:
 
 
 def _argument(argument: Any) -> Any:
+    """Return an argument as ctypes passes it."""
     if isinstance(argument, ctypes.Structure):
         return ctypes.byref(argument)
     return address(argument)

@@ -90,4 +90,4 @@ class BufferPool:
 _pool = BufferPool()
 
 empty = _pool.empty
-"""Return an uninitialised tensor, as :meth:`BufferPool.empty` of the library's own pool."""
+"""Return an uninitialised tensor: this is :meth:`BufferPool.empty` of the library's pool."""

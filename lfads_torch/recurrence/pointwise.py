@@ -42,6 +42,7 @@ class _Masked(torch.autograd.Function):
 
 
 def _product(x: Tensor, keep: Tensor, scale: float) -> Tensor:
+    """Return x · keep · scale, for a mask ``keep`` of bytes."""
     # On a CPU, multiplying by numbers takes a fraction of the time of torch.where, and bytes are
     # converted to numbers faster than booleans are.
     result = empty(x.shape, x).copy_(keep).mul_(x)
@@ -49,7 +50,7 @@ def _product(x: Tensor, keep: Tensor, scale: float) -> Tensor:
 
 
 def pass_gradients(x: Tensor, keep: Tensor) -> Tensor:
-    """Return x as it is, but with gradients only where the booleans ``keep`` are True.
+    """Return x itself, but with gradients only where the booleans ``keep`` are True.
 
     ``keep`` is of the same shape.
     """

@@ -45,6 +45,7 @@ def poisson_sums(log_rates: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _check_shapes(log_rates: Tensor, counts: Tensor) -> None:
+    """Raise a ValueError if log rates and counts have different shapes."""
     if log_rates.shape != counts.shape:
         raise UserError(
             f"There are log rates of shape {tuple(log_rates.shape)} for counts of shape "

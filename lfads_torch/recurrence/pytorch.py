@@ -339,6 +339,7 @@ def _add_log_factorial_(losses: Tensor, counts: Tensor) -> Tensor:
 
 
 def _stirling(k: Tensor) -> Tensor:
+    """Return Stirling's formula for log k!."""
     return k * torch.log(k) - k + 0.5 * torch.log(2 * math.pi * k)
 
 

@@ -99,7 +99,7 @@ def find_config(config_path: str | Path) -> Path:
 def format_overrides(overrides: Mapping[str, Any] | Sequence[str]) -> list[str]:
     """Turn nested or dotted overrides into Hydra's ``key=value``, with values quoted as needed.
 
-    Sequences of ready-made overrides are returned as they are.
+    Sequences of strings in that form are returned without changes.
     """
     if not isinstance(overrides, Mapping):
         return list(overrides)
@@ -279,6 +279,7 @@ def _stored(config: DictConfig, name: str) -> Iterator[str]:
 
 
 def _primary_name(name: str) -> str:
+    """Return the name under which Hydra finds a configuration in memory."""
     return f"{name} (primary)"
 
 

@@ -33,7 +33,7 @@ def make_loggers(config: DictConfig, checkpoint: Path | None) -> list[Logger]:
             _ = logger.experiment
         except Exception as error:
             warnings.warn(
-                f"logger.{name} ({node.get('_target_')}) cannot be used, and training goes on "
+                f"logger.{name} ({node.get('_target_')}) cannot be used, and training continues "
                 f"without it: {error}",
                 stacklevel=2,
             )

@@ -174,7 +174,7 @@ def one_session_model(
         if not name.startswith(_CHANGEABLE) and value != model.hparams[name]:
             raise UserError(
                 f"model.{name} = {value} cannot be chosen: the model was trained with "
-                f"{model.hparams[name]}, and its shared weights stay as they are."
+                f"{model.hparams[name]}, and its shared weights do not change."
             )
     hps, pattern = model.hparams, str(data_file)
     recon = for_channels(model.recon[0], shapes.n_recon_channels)
@@ -266,7 +266,7 @@ def _fitting_shapes(model: LFADS, data_file: str | Path) -> SessionShapes:
         raise UserError(
             f"train_encod_data in {data_file} has {n_channels} channels, but the model has no "
             f"read-in (torch.nn.Identity): its encoder sees the {hps.encod_data_dim} channels of "
-            f"its own session as they are. A model that is to take on sessions with other neurons "
+            f"its own session directly. A model for further sessions with other neurons "
             f"needs linear read-ins: train one with model=multisession."
         )
     return shapes

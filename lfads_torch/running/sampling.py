@@ -273,4 +273,5 @@ def _mean_rates(model: LFADS, session: int, factors: Tensor, n_samples: int) -> 
 
 
 def _numpy(values: Tensor) -> np.ndarray:
+    """Return a tensor as an array of single-precision numbers."""
     return values.float().cpu().numpy()

@@ -272,4 +272,5 @@ def _flatten_result(result: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _is_number(value: Any) -> bool:
+    """Return whether a value is a number."""
     return isinstance(value, int | float) and not isinstance(value, bool)

@@ -60,6 +60,7 @@ def _newest_state(folder: Path) -> Path | None:
 
 
 def _is_json(path: Path) -> bool:
+    """Return whether a file can be read as JSON."""
     try:
         json.loads(path.read_bytes())
     except ValueError:

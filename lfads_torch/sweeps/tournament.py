@@ -2,8 +2,8 @@
 
 They define when trials report, which trial takes over the model of which, how hyperparameters are
 perturbed, and when a search has converged. These are the rules of AutoLFADS (Keshtkaran et al.
-2022, Nature Methods 19:1572). All functions are pure, apart from the random number generators that
-they receive.
+2022, Nature Methods 19:1572). All functions are pure, except that they draw from the random number
+generators that they receive.
 :class:`~lfads_torch.sweeps.ray_tune.scheduler.BinaryTournamentPBT` applies them to Ray's trials.
 """
 

@@ -19,9 +19,9 @@ DATA = Path(__file__).resolve().parent / "data"
 TEXTS = (".yaml", ".json", ".jsonl")
 
 FLOAT32 = {"rtol": 1e-5, "atol": 1e-6}
-"""How closely two processors agree in weights, and in what a model makes of given inputs."""
+"""Tolerance within which two processors agree in weights, and in outputs for given inputs."""
 TRAINED = {"rtol": 1e-4, "atol": 1e-5}
-"""How closely they agree in scores and samples after training, which amplify the last digits."""
+"""Tolerance for scores and samples after training, which amplifies differences."""
 
 
 def copy_of(*names, to):

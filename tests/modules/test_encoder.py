@@ -34,18 +34,18 @@ def make_encoder(**changes):
     channels=st.integers(1, 3),
     t_ic=st.integers(0, 2),
     t_ci=st.integers(1, 4),
-    behind=st.integers(0, 2),
+    n_forward=st.integers(0, 2),
     lag=st.sampled_from([0, 1, 3, 9]),
     clip=st.sampled_from([0.4, 5.0]),
     use_con=st.booleans(),
     seed=st.integers(0, 100),
 )
-def test_equals_the_reference(trials, channels, t_ic, t_ci, behind, lag, clip, use_con, seed):
+def test_equals_the_reference(trials, channels, t_ic, t_ci, n_forward, lag, clip, use_con, seed):
     t_enc = t_ic + t_ci
     encoder = make_encoder(
         encod_data_dim=channels,
         encod_seq_len=t_enc,
-        recon_seq_len=t_enc + behind,
+        recon_seq_len=t_enc + n_forward,
         ic_enc_seq_len=t_ic,
         ci_lag=lag,
         cell_clip=clip,
@@ -56,7 +56,7 @@ def test_equals_the_reference(trials, channels, t_ic, t_ci, behind, lag, clip, u
     data = np.random.default_rng(seed).normal(size=(trials, t_enc, channels))
     actual = encoder(torch.tensor(data))
     params = arrays(encoder)
-    sizes = {"t_rec": t_enc + behind, "t_ic": t_ic, "lag": lag, "clip": clip, "use_con": use_con}
+    sizes = {"t_rec": t_enc + n_forward, "t_ic": t_ic, "lag": lag, "clip": clip, "use_con": use_con}
     expected = [encode_trial(params, trial, var_min=0.05, **sizes) for trial in data]
     for value, reference in zip(actual, zip(*expected, strict=True), strict=True):
         np.testing.assert_allclose(value.detach(), np.stack(reference), rtol=1e-11, atol=1e-13)

@@ -134,10 +134,10 @@ def test_two_forward_passes_before_two_backward_passes(name):
             value, trained, allow_unused=True, materialize_grads=True, **options
         )
 
-    apart = [grads(loss(seed)) for seed in (1, 2)]
+    separate = [grads(loss(seed)) for seed in (1, 2)]
     losses = [loss(seed) for seed in (1, 2)]
     together = [grads(losses[1]), grads(losses[0])][::-1]
-    for a, b in zip(itertools.chain(*apart), itertools.chain(*together), strict=True):
+    for a, b in zip(itertools.chain(*separate), itertools.chain(*together), strict=True):
         torch.testing.assert_close(a, b)
     kept = loss(1)
     first, second = grads(kept, retain_graph=True), grads(kept)

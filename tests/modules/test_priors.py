@@ -142,7 +142,7 @@ def test_autoregressive_kl_is_the_mean_of_one_sample_estimates():
     exact = ar_prior()(mean, std).item()
     many = mean.expand(n, -1, -1), std.expand(n, -1, -1)
 
-    # By hand, with a standard error.
+    # The mean of estimates by hand is compared within its standard error.
     posterior = Independent(Normal(*many), 2)
     sample = posterior.sample()
     priors = [dense_ar(TAUS[d], NVARS[d], 4) for d in range(3)]
@@ -152,7 +152,7 @@ def test_autoregressive_kl_is_the_mean_of_one_sample_estimates():
     assert standard_error < 0.02 * exact
     assert abs(estimates.mean().item() - exact) < 4 * standard_error
 
-    # The option, a mean over n trials of the same posterior.
+    # The option is evaluated for n trials of the same posterior, whose mean it returns.
     sampled = ar_prior(exact_kl=False)
     assert abs(sampled(*many).item() - exact) < 4 * standard_error
     assert sampled(mean, std).item() != sampled(mean, std).item()

@@ -149,11 +149,11 @@ def test_all_other_weights_are_exactly_as_before(trained, model, extended):
 
 
 def test_the_new_session_is_learned(trained, model, extended):
-    """The frozen dynamics suit the third day, once it is read in and out properly."""
+    """With trained maps, the frozen dynamics describe the third day as well."""
     larger, path = extended[0], trained[0] / "new.h5"
     learned = bits_per_spike(larger, path, 2)
     assert learned > 0.9 * bits_per_spike(model, trained[0] / "day0.h5", 0) > 0.3
-    # With an untrained read-in, the same read-out has nothing to read.
+    # With an untrained read-in, the same read-out explains nothing.
     other = append_session(model, one_session_model(model, path))
     other.load_state_dict(larger.state_dict())
     scores = []

@@ -174,7 +174,7 @@ class GivenNoise(Null):
 
 
 def test_decoding_samples_together_equals_decoding_them_separately(model):
-    """The samples of a trial share its controller inputs, also where noise is drawn."""
+    """The samples of a trial share its controller inputs, even if noise is drawn."""
     encoding = model.encode({0: SessionBatch(torch.ones(3, 8, 4), torch.ones(3, 10, 5))})
     noise = torch.randn(10, 12, 2)
     for recurrence in ("plain", "torch", "compiled"):
@@ -188,7 +188,7 @@ def test_decoding_samples_together_equals_decoding_them_separately(model):
                 expected = output
             for a, b in zip(output, expected, strict=True):
                 torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
-    # Where gradients are wanted, each sample hands its own back.
+    # If gradients are needed, each sample contributes its own.
     encoding = encoding._replace(ci=encoding.ci.detach().requires_grad_())
     model.decoder(ic_samp.detach(), encoding.ci, torch.zeros(12, 10, 0)).factors.sum().backward()
     assert encoding.ci.grad.any()

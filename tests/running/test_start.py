@@ -25,10 +25,10 @@ from tests.running.runs import SCRIPT, rows, run, words
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A run of 6 epochs with its output, and the folder that it was started in."""
+    """Train a run of 6 epochs, and return it with its output and the folder of its start."""
     home = tmp_path_factory.mktemp("runs")
     write_file(home / "tiny.h5", tiny_arrays())
-    # The path of the data is relative to the folder that the run is started in.
+    # The path of the data is relative to the folder in which the run is started.
     done = run(*words("tiny.h5", "trainer.max_epochs=6", "run_dir=finished"), cwd=home)
     assert done.returncode == 0, done.stderr
     return home, home / "finished", done

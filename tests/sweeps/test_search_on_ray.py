@@ -191,7 +191,7 @@ def test_a_trial_is_killed(population, home):
     words, marker = fault(home, 1, 4, "kill", "killed")
     said = run(home, "run_pbt.py", *POPULATION, *words)
     assert marker.exists()
-    assert "trial_00001 failed and goes on" in said
+    assert "trial_00001 failed and continues" in said
     assert "no reason is known" not in said
     assert_same_sweep(population[0], home / "killed")
 

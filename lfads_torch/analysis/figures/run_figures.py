@@ -51,7 +51,9 @@ def plot_run(run_dir: str | Path) -> list[Path]:
     """
     run_dir = Path(run_dir)
     if not run_dir.is_dir():
-        raise MissingFileError(f"plot_run draws the figures of a run's folder: {run_dir} is none.")
+        raise MissingFileError(
+            f"plot_run draws figures of the folder of a run, but there is no folder {run_dir}."
+        )
     figures: dict[str, Callable[[], Figure | None]] = {}
     metrics = run_dir / "csv_logs" / "metrics.csv"
     if metrics.exists():

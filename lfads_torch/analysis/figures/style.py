@@ -84,13 +84,14 @@ def style_axes(ax: Axes, integer_x: bool = False) -> None:
 
 
 def _tick_locator(integer: bool = False) -> MaxNLocator:
+    """Return a locator of few ticks, at integers if ``integer``."""
     from matplotlib.ticker import MaxNLocator
 
     return MaxNLocator(4, steps=[1, 2, 5, 10], integer=integer, min_n_ticks=1 if integer else 3)
 
 
 def draw_curves(ax: Axes, time: Array, values: Array, linewidth: float = 0.9) -> None:
-    """Draw each column of ``values`` (T, N) over ``time`` (T,), each in a colour of its own."""
+    """Draw each column of ``values`` (T, N) over ``time`` (T,), in different colours."""
     marker = "o" if len(time) == 1 else None
     for i, curve in enumerate(values.T):
         colour = COLOURS[i % len(COLOURS)]
@@ -143,6 +144,7 @@ def ramp_colours(n_colours: int) -> Array:
 
 
 def _style_colour_bar(bar: Colorbar, integer: bool) -> None:
+    """Set few ticks with small labels, and remove the frame of a colour bar."""
     bar.locator = _tick_locator(integer)
     bar.update_ticks()
     bar.ax.tick_params(labelsize=SMALL_FONT, length=2)

@@ -156,6 +156,7 @@ def _targets(sources: Sequence[Path], output_dir: str | Path | None, overwrite: 
 
 
 def _check_changeable(path: Path, overwrite: bool) -> None:
+    """Refuse a file that is write-protected or has already been aligned."""
     if not os.access(path, os.W_OK):
         raise FileAccessError(
             f"{path} is write-protected: allow writing, or write copies with output_dir (on "

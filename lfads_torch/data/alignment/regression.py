@@ -182,6 +182,7 @@ def check_arguments(n_components: int, ridge_alpha: float) -> None:
 
 
 def _check_psths(arrays: Sequence[Floats], names: Sequence[str]) -> None:
+    """Refuse PSTHs of different or wrong shapes, or with values that are not finite."""
     if not arrays:
         raise UserError("There is no session to align: give the PSTHs of at least one.")
     for name, array in zip(names, arrays, strict=True):

@@ -151,6 +151,7 @@ def _fields_of(file: h5py.File, chop: Chop) -> list[str]:
 
 
 def _check_fields(file: h5py.File, chop: Chop, fields: Sequence[str]) -> None:
+    """Check that a file has these fields for all windows."""
     for field, (split, starts) in product(fields, chop.starts.items()):
         key = f"{split}_{field}"
         shape = file[key].shape if key in file else None

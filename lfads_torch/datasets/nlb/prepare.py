@@ -133,6 +133,7 @@ def prepare_nlb(
 def _check_same_neurons(
     training: dict[str, NDArray[Any]], test: dict[str, NDArray[Any]], nwb_files: dict[str, Path]
 ) -> None:
+    """Check that training and test files have the same number of held-in neurons."""
     n_neurons, expected = test["test_encod_data"].shape[2], training["train_encod_data"].shape[2]
     if n_neurons != expected:
         raise UserError(

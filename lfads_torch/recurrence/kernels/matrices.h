@@ -174,7 +174,7 @@ template <class T>
 class PackedMatrix {
  public:
   PackedMatrix() = default;
-  // Packs a matrix whose rows are `ld` apart, or that is stored as its transpose (n, k).
+  // Packs a matrix whose rows have the stride `ld`, or that is stored as its transpose (n, k).
   PackedMatrix(Index k, Index n, const T* from, Index ld, bool transposed) : k_(k), n_(n) {
     const auto at = [&](Index p, Index j) { return from[transposed ? j * ld + p : p * ld + j]; };
     if (USES_BLAS) {
@@ -243,7 +243,7 @@ static void add_transposed_product(Index m, Index n, Index rows, const T* a, Ind
   }
 }
 
-// The transpose of a matrix whose rows are `ld` apart, with rows padded to a multiple of `pad`.
+// The transpose of a matrix whose rows have the stride `ld`, with rows padded to a multiple of `pad`.
 template <class T>
 static Array<T> transpose(const T* matrix, Index rows, Index columns, Index ld, Index pad = 1) {
   const Index out_ld = (rows + pad - 1) / pad * pad;

@@ -102,7 +102,7 @@ class Sums {
   std::vector<Array<T>> parts_;
 };
 
-// to (rows, n) += from, whose rows are `ld` apart; nothing if `from` is null.
+// to (rows, n) += from, whose rows have the stride `ld`; does nothing if `from` is null.
 template <class T>
 static void add_rows(Index rows, Index n, const T* from, Index ld, T* to) {
   if (!from) return;

@@ -51,5 +51,6 @@ class EarlyStoppingWithBurnInPeriod(EarlyStopping):
             super().on_validation_end(trainer, pl_module)
 
     def _is_burning_in(self, trainer: pl.Trainer) -> bool:
+        """Return whether the present epoch belongs to the burn-in period."""
         exists = self.monitor in trainer.callback_metrics
         return exists and trainer.current_epoch < self.burn_in_period

@@ -109,6 +109,7 @@ class NLBEvaluation(pl.Callback):
     def _scores_of_session(
         self, trainer: pl.Trainer, model: pl.LightningModule, session: int
     ) -> dict[str, float]:
+        """Return the scores of a session, for the means of the posteriors."""
         datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
         batch_size = max(1, datamodule.hparams.batch_size)
         rates = {}

@@ -87,7 +87,7 @@ class Recorder(tune.Callback):  # type: ignore[misc]
     ) -> None:
         """Print that a trial has failed and is restarted."""
         _print(
-            f"{trial_name(trial)} failed and goes on from its last checkpoint (failure "
+            f"{trial_name(trial)} failed and continues from its last checkpoint (failure "
             f"{trial.num_failures} of at most {self.options.max_failures}): {_reason(trial)}"
         )
 

@@ -109,6 +109,7 @@ def _distributions(options: SweepOptions) -> dict[str, Any]:
 
 
 def _outcome(trial: Trial) -> Outcome:
+    """Return the outcome of a trial of Ray."""
     latest = trial.latest_checkpoint_result
     return Outcome(
         trial=trial.trial_id,

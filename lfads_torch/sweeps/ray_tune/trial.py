@@ -81,6 +81,7 @@ class LFADSTrial(tune.Trainable):  # type: ignore[misc]
         return True
 
     def _begin(self, config: dict[str, Any]) -> None:
+        """Begin a trial, without files and without a checkpoint."""
         self.config = config
         # The path is the same on every node, since checkpoint callbacks save where their files are.
         name = f"lfads_torch_{self.settings.id}_{self.trial_id}"
