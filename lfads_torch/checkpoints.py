@@ -51,8 +51,8 @@ def load_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, An
         raise MissingFileError(f"There is no checkpoint {path} (looked from {Path.cwd()}).")
     try:
         foreign = torch.serialization.get_unsafe_globals_in_checkpoint(str(path))
-        stand_ins: Any = [(InertObject.standing_for(name), name) for name in foreign]
-        with torch.serialization.safe_globals(stand_ins):
+        record_classes: Any = [(InertObject.standing_for(name), name) for name in foreign]
+        with torch.serialization.safe_globals(record_classes):
             checkpoint = torch.load(path, map_location=map_location, weights_only=True)
     except Exception as error:
         raise UserError(f"{path} cannot be read as a checkpoint: {error}") from error

@@ -34,7 +34,19 @@ def check_sizes(hps: Any) -> None:
 
 
 def check_encoder_output(output: EncoderOutput, n_trials: int, hps: Any, use_con: bool) -> None:
-    """Raise a UserError if an encoder returns other shapes than the decoder needs."""
+    """Raise a UserError if an encoder returns other shapes than the decoder needs.
+
+    Parameters
+    ----------
+    output
+        The output of the encoder.
+    n_trials
+        B, the number of encoded trials.
+    hps
+        The model's hyperparameters.
+    use_con
+        Whether there is a controller. Without one, the controller input has no channels.
+    """
     ci_dim = 2 * hps.ci_enc_dim if use_con else 0
     expected = {
         "ic_mean": (n_trials, hps.ic_dim),

@@ -97,7 +97,17 @@ def _with_missing(processed: Tensor, raw: Tensor) -> Tensor:
 
 
 def named_means(means: EpochMeans, split: str, loss_scale: float) -> dict[str, Tensor]:
-    """Return the means under the names by which they are logged, and the loss that follows."""
+    """Return the means under the names by which they are logged, and the loss that follows.
+
+    Parameters
+    ----------
+    means
+        The means of the epoch.
+    split
+        ``"train"`` or ``"valid"``, which precedes the names.
+    loss_scale
+        Factor of the whole loss.
+    """
     values = means.compute()
     loss = total_loss(
         values["recon"],

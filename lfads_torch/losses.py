@@ -15,7 +15,21 @@ def ramp(epoch: int, start: int, increase: int) -> float:
     """Return the ramp of a penalty in an epoch: clip((epoch + 1 - start)/(increase + 1), 0, 1).
 
     The ramp multiplies the penalty. It rises linearly from epoch ``start`` on and reaches 1 after
-    ``increase`` further epochs. Epochs are counted from 0.
+    ``increase`` further epochs.
+
+    Parameters
+    ----------
+    epoch
+        The epoch, counted from 0.
+    start
+        The first epoch in which the penalty applies.
+    increase
+        The number of epochs over which the ramp rises; 0 applies the whole penalty from ``start``.
+
+    Returns
+    -------
+    float
+        A number between 0 and 1.
     """
     return min(max((epoch + 1 - start) / (increase + 1), 0.0), 1.0)
 
@@ -28,15 +42,42 @@ def total_loss(
     kl_ramp: float | Tensor,
     loss_scale: float,
 ) -> Tensor:
-    """Return loss_scale · (recon + l2_ramp · l2 + kl_ramp · kl), a scalar."""
+    """Return the loss that is minimised: loss_scale · (recon + l2_ramp · l2 + kl_ramp · kl).
+
+    Parameters
+    ----------
+    recon
+        Reconstruction loss, the mean over sessions.
+    l2, l2_ramp
+        L2 penalty, and its ramp.
+    kl, kl_ramp
+        KL divergences of initial condition and controller output, scaled, and their ramp.
+    loss_scale
+        Factor of the whole loss.
+
+    Returns
+    -------
+    Tensor
+        A scalar.
+    """
     return loss_scale * (recon + (l2_ramp * l2 + kl_ramp * kl))
 
 
 def reduce_recon(losses: Tensor, mean: bool) -> Tensor:
     """Reduce the reconstruction losses (B, T, N) to a scalar.
 
-    It is the mean over all samples if ``mean`` is True, and otherwise the sum over bins and
-    channels, averaged over trials.
+    Parameters
+    ----------
+    losses
+        (B, T, N) losses of single samples.
+    mean
+        Whether to average over all samples. Otherwise the losses are summed over bins and channels
+        and averaged over trials.
+
+    Returns
+    -------
+    Tensor
+        A scalar.
     """
     # The sum is divided here, because the gradient of losses.mean() is a tensor as large as losses,
     # while that of a sum is a single number, expanded.

@@ -41,7 +41,22 @@ class InertObject(dict):  # type: ignore[type-arg]
 def published_recipes(
     saved: Mapping[str, Any], state_dict: Mapping[str, Tensor], overrides: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Describe the parts of a published model from its pickled objects or its weights."""
+    """Describe the parts of a published model from its pickled objects or its weights.
+
+    Parameters
+    ----------
+    saved
+        The constructor's arguments in the checkpoint, with inert records in place of objects.
+    state_dict
+        The weights.
+    overrides
+        Arguments that replace those in the checkpoint, about which there is no warning.
+
+    Returns
+    -------
+    dict
+        The recipe of each part, by the name of the constructor's argument.
+    """
     sessions = sorted({key.split(".")[1] for key in state_dict if key.startswith("readout.")})
     recipes = {
         "readin": [_linear_recipe(state_dict, f"readin.{s}") for s in sessions],

@@ -169,7 +169,22 @@ def write_sessions(
 
 
 def session_paths(folder: Path, n_sessions: int, overwrite: bool) -> list[Path]:
-    """Return the paths that :func:`write_sessions` writes to, or raise as it does."""
+    """Return the paths that :func:`write_sessions` writes to.
+
+    Parameters
+    ----------
+    folder
+        The folder of the files.
+    n_sessions
+        The number of sessions.
+    overwrite
+        Whether existing files may be replaced.
+
+    Raises
+    ------
+    ExistingFileError
+        See :func:`write_sessions`.
+    """
     digits = len(str(n_sessions - 1))
     paths = [folder / f"sess{session:0{digits}d}.h5" for session in range(n_sessions)]
     for path in paths:

@@ -163,9 +163,9 @@ def make_part(name: str, spec: Spec, default: Callable[..., nn.Module], **known:
         raise UserError(
             f"{name} must be a configuration with a _target_, a class or a module, but is {spec!r}."
         )
-    already = spec.keywords if isinstance(spec, functools.partial) else {}
+    preset = spec.keywords if isinstance(spec, functools.partial) else {}
     parameters, takes_all = constructor_parameters(spec)
-    for key in already:
+    for key in preset:
         if key not in parameters and not takes_all:
             raise UserError(
                 f"{name}.{key} is no argument of {_name_of(spec)}.{did_you_mean(key, parameters)} "
@@ -174,12 +174,12 @@ def make_part(name: str, spec: Spec, default: Callable[..., nn.Module], **known:
     arguments = {
         key: value
         for key, value in known.items()
-        if key not in already and (takes_all or key in parameters)
+        if key not in preset and (takes_all or key in parameters)
     }
     lacking = [
         key
         for key, p in parameters.items()
-        if p.default is p.empty and key not in arguments and key not in already
+        if p.default is p.empty and key not in arguments and key not in preset
     ]
     if lacking:
         raise UserError(
@@ -212,10 +212,10 @@ def constructor_parameters(
     for base in constructors[1:]:
         if base in (nn.Module, object):
             break
-        theirs = inspect.signature(base).parameters
-        inherited = {name: p for name, p in theirs.items() if p.kind not in variadic}
+        base_parameters = inspect.signature(base).parameters
+        inherited = {name: p for name, p in base_parameters.items() if p.kind not in variadic}
         parameters = inherited | parameters
-        if not any(p.kind is p.VAR_KEYWORD for p in theirs.values()):
+        if not any(p.kind is p.VAR_KEYWORD for p in base_parameters.values()):
             return parameters, not inherited
     return parameters, True
 
@@ -237,7 +237,17 @@ def _name_of(factory: Callable[..., Any]) -> str:
 
 
 def declared(part: nn.Module, name: str, base: type[nn.Module]) -> Callable[..., Any]:
-    """Return a method of a part, or that of ``base`` if the part does not have it."""
+    """Return a method of a part, or that of ``base`` if the part does not have it.
+
+    Parameters
+    ----------
+    part
+        The part.
+    name
+        The name of the method.
+    base
+        The base class, such as :class:`Cell`, whose method is the default.
+    """
     method: Callable[..., Any] | None = getattr(part, name, None)
     return functools.partial(getattr(base, name), part) if method is None else method
 

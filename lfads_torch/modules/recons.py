@@ -30,7 +30,13 @@ class Reconstruction(nn.Module, ABC):
         super().__init__()
 
     def reshape_output_params(self, output_params: Tensor) -> Tensor:
-        """Turn the read-out (B, T, P·N), P blocks of N channels, into (B, T, N, P)."""
+        """Turn the read-out (B, T, P·N), P blocks of N channels, into (B, T, N, P).
+
+        Raises
+        ------
+        UserError
+            If the number of features is not a multiple of P.
+        """
         if output_params.shape[-1] % self.n_params:
             raise UserError(
                 f"model.readout gives {output_params.shape[-1]} features, which is no multiple of "

@@ -123,7 +123,13 @@ class TransformerEncoder(BaseEncoder):
             init_linear_(self.ci_linear)
 
     def forward(self, data: Tensor) -> EncoderOutput:
-        """Encode data (B, T_enc, N_enc)."""
+        """Encode data (B, T_enc, N_enc).
+
+        Raises
+        ------
+        UserError
+            If the data have another number of bins or channels.
+        """
         if data.shape[1:] != (self.encod_seq_len, self.encod_data_dim):
             raise UserError(
                 f"The encoder takes {self.encod_seq_len} bins (model.encod_seq_len) of "

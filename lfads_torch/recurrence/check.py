@@ -41,14 +41,14 @@ def _results(backend: Backend, dtype: torch.dtype) -> Iterator[tuple[str, Tensor
 
     size = _SIZE
     dense = draw(_N_TRIALS, _N_BINS, size)
-    for inputs in (dense, dense * (dense > 1.0)):  # which is mostly zeros
+    for inputs in (dense, dense * (dense > 1.0)):  # The second are mostly zeros.
         args = GRUArguments(inputs, draw(_N_TRIALS, 3), draw(9, size), draw(9, 3), draw(9))
         for reverse in (False, True):
             trace = backend.gru_forward(args, _CLIP, reverse, True)
             grads = draw(_N_BINS, _N_TRIALS, 3), draw(_N_TRIALS, 3)
-            back = backend.gru_backward(*grads, args, trace, _CLIP, reverse, True)
+            gradients = backend.gru_backward(*grads, args, trace, _CLIP, reverse, True)
             yield from (("gru_forward", x) for x in trace[:2])
-            yield from (("gru_backward", x) for x in back)
+            yield from (("gru_backward", x) for x in gradients)
     yield from _decoder_results(backend, draw)
 
     weight, bias = draw(4, size), draw(4)
@@ -86,6 +86,6 @@ def _decoder_results(backend: Backend, draw: Callable[..., Tensor]) -> Iterator[
     trace = backend.decoder_forward(args, draws, _CLIP, True)
     sizes = (n_gen, n_con, n_fac, n_co, n_co, n_co + n_ext)
     grads = DecoderGrads(*(draw(_N_BINS, _N_TRIALS, n) for n in sizes))
-    back = backend.decoder_backward(grads, args, draws, trace, _CLIP, True, True)
+    gradients = backend.decoder_backward(grads, args, draws, trace, _CLIP, True, True)
     yield from (("decoder_forward", x) for x in trace)
-    yield from (("decoder_backward", x) for x in back)
+    yield from (("decoder_backward", x) for x in gradients)

@@ -174,13 +174,13 @@ class _Sampling:
         encoding = model.encode({session: batch})
         n_trials = len(encoding.ic_mean)
         n_rows = self._rows_at_once(model, batch.recon_data.shape[2])
-        few = max(1, n_rows // self.num_samples)  # trials at a time
-        chunk = min(self.num_samples, n_rows)  # samples at a time
-        for start in range(0, n_trials, few):
-            trials = slice(start, min(start + few, n_trials))
+        trials_at_once = max(1, n_rows // self.num_samples)
+        samples_at_once = min(self.num_samples, n_rows)
+        for start in range(0, n_trials, trials_at_once):
+            trials = slice(start, min(start + trials_at_once, n_trials))
             moments = {field: _Moments(self.save_std) for field in SessionOutput._fields}
-            for first in range(0, self.num_samples, chunk):
-                n_samples = min(chunk, self.num_samples - first)
+            for first in range(0, self.num_samples, samples_at_once):
+                n_samples = min(samples_at_once, self.num_samples - first)
                 repeated = _repeat(model, encoding, session, trials, n_samples)
                 decoded = model.unroll(repeated, model.hparams.variational)
                 fields = {"ic_mean": repeated.ic_mean, "ic_std": repeated.ic_std}

@@ -122,7 +122,13 @@ def build(config: DictConfig) -> Run:
 
 
 def fit(config: DictConfig, run: Run, checkpoint: Path | None = None) -> None:
-    """Train with :func:`train`, and restore the best weights if the configuration says so."""
+    """Train with :func:`train`, and restore the best weights if the configuration says so.
+
+    Parameters
+    ----------
+    config, run, checkpoint
+        See :func:`train`.
+    """
     train(config, run, checkpoint)
     if config.posterior_sampling.use_best_ckpt:
         _restore_best(run)

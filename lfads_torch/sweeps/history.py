@@ -192,9 +192,9 @@ def lineage(hps: "pd.DataFrame", trial: str | None = None) -> "pd.DataFrame":
 
     trial = hps.attrs["best_trial"] if trial is None else trial
     parts = []
-    until = np.inf
+    last_epoch = np.inf
     while True:
-        own = hps[(hps["trial"] == trial) & (hps["epoch"] <= until)]
+        own = hps[(hps["trial"] == trial) & (hps["epoch"] <= last_epoch)]
         if not len(own):
             break
         at = own[CLONED_AT].iloc[-1]
@@ -202,7 +202,7 @@ def lineage(hps: "pd.DataFrame", trial: str | None = None) -> "pd.DataFrame":
         parts.append(own[own["epoch"] > at] if cloned else own)
         if not cloned:
             break
-        trial, until = own[CLONED_FROM].iloc[-1], at
+        trial, last_epoch = own[CLONED_FROM].iloc[-1], at
     return pd.concat(parts).sort_values("epoch", ignore_index=True)
 
 

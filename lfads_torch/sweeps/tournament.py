@@ -23,6 +23,15 @@ def next_boundary(epoch: int, first: int, every: int) -> int:
 
     Here k is any integer. Trials report at these epochs, so that there are checkpoints before the
     end of a long burn-in period, too.
+
+    Parameters
+    ----------
+    epoch
+        The number of epochs that a trial has been trained for.
+    first
+        The epoch of the first tournament.
+    every
+        The number of epochs in a generation.
     """
     return epoch + every - (epoch - first) % every
 

@@ -91,7 +91,19 @@ def _tick_locator(integer: bool = False) -> MaxNLocator:
 
 
 def draw_curves(ax: Axes, time: Array, values: Array, linewidth: float = 0.9) -> None:
-    """Draw each column of ``values`` (T, N) over ``time`` (T,), in different colours."""
+    """Draw curves in different colours.
+
+    Parameters
+    ----------
+    ax
+        The axes.
+    time
+        (T,), the horizontal coordinates.
+    values
+        (T, N), a curve in each column.
+    linewidth
+        Width of the lines in points.
+    """
     marker = "o" if len(time) == 1 else None
     for i, curve in enumerate(values.T):
         colour = COLOURS[i % len(COLOURS)]

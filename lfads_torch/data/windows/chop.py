@@ -17,7 +17,22 @@ from lfads_torch.errors import ExistingFileError, UserError
 
 
 def cut(values: NDArray[Any], starts: Ints, window: int) -> NDArray[Any]:
-    """Return windows (windows, window, …) of an array whose first axis is time."""
+    """Cut windows out of an array.
+
+    Parameters
+    ----------
+    values
+        (bins, …), an array whose first axis is time.
+    starts
+        (windows,), the first bin of each window.
+    window
+        Number of bins of a window.
+
+    Returns
+    -------
+    NDArray
+        (windows, window, …).
+    """
     return values[bins_of_windows(starts, window)]
 
 

@@ -33,10 +33,10 @@ class MovedCheckpoints(pl.Callback):
             state = checkpoint["callbacks"].get(callback.state_key)
             if not isinstance(callback, ModelCheckpoint) or not state or not callback.dirpath:
                 continue
-            today = Path(callback.dirpath)
-            if self.checkpoint.resolve().parent == today and state.get("dirpath"):
+            folder = Path(callback.dirpath)
+            if self.checkpoint.resolve().parent == folder and state.get("dirpath"):
                 checkpoint["callbacks"][callback.state_key] = {
-                    key: _moved(value, Path(state["dirpath"]), today)
+                    key: _moved(value, Path(state["dirpath"]), folder)
                     for key, value in state.items()
                 }
 
