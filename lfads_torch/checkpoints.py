@@ -57,7 +57,7 @@ def load_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, An
     except Exception as error:
         raise UserError(f"{path} cannot be read as a checkpoint: {error}") from error
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
-        raise UserError(f"{path} is no checkpoint of a model: it has no 'state_dict'.")
+        raise UserError(f"{path} is not a checkpoint of a model: it has no 'state_dict'.")
     return checkpoint
 
 

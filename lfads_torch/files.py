@@ -81,7 +81,7 @@ def _prepare_folder(path: Path) -> None:
 
 
 def _temporary(path: Path) -> Path:
-    """Return an unused path beside ``path``. The number lets several processes write at once."""
+    """Return an unused path in the folder of ``path``, so that several processes can write."""
     return path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}.partial{path.suffix}")
 
 

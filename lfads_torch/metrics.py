@@ -205,7 +205,7 @@ class EpochMeans:
         return self._sums[name, session]
 
     def compute(self) -> dict[str, Tensor]:
-        """Return the mean of every name; NaN where there was no value."""
+        """Return the mean of every name, or NaN if there was no value."""
         means = {}
         for name, sessions in self._pending.items():
             sums = torch.stack([self._add_up(name, session) for session in sessions])

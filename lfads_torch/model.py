@@ -139,7 +139,7 @@ class LFADS(pl.LightningModule):
     readin: nn.ModuleList
     readout: nn.ModuleList
     recon: Any
-    """A ModuleList of :class:`~lfads_torch.modules.recons.Reconstruction`, one a session."""
+    """A ModuleList of :class:`~lfads_torch.modules.recons.Reconstruction`, one for each session."""
 
     def __init__(
         self,

@@ -50,7 +50,7 @@ def published_recipes(
     state_dict
         The weights.
     overrides
-        Arguments that replace those in the checkpoint, about which there is no warning.
+        Arguments that replace those in the checkpoint. There is no warning about these.
 
     Returns
     -------

@@ -227,8 +227,9 @@ def benchmark_scores(
     for key, value in rates.items():
         if not (np.isfinite(value).all() and (value >= 0).all()):
             raise UserError(
-                f"{key} hold values that are no rates (below 0, or not finite). The Neural Latents "
-                f"Benchmark needs a model of spike counts, such as model.reconstruction Poisson."
+                f"{key} hold values that cannot be rates (below 0, or not finite). The Neural "
+                f"Latents Benchmark needs a model of spike counts, such as model.reconstruction "
+                f"Poisson."
             )
 
     def all_channels(name: str, suffix: str = "") -> NDArray[Any]:

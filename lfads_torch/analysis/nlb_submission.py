@@ -255,8 +255,8 @@ def _submitted_rates(path: Path, phase: str) -> dict[str, NDArray[Any]]:
     for split in splits:
         if not (np.isfinite(rates[split]).all() and (rates[split] >= 0).all()):
             raise UserError(
-                f"{split}_output_params in {path} hold values that are no rates (below 0, or not "
-                f"finite): the benchmark needs a model of spike counts, such as "
+                f"{split}_output_params in {path} hold values that cannot be rates (below 0, or "
+                f"not finite): the benchmark needs a model of spike counts, such as "
                 f"model.reconstruction Poisson."
             )
     if phase == "val":

@@ -1,4 +1,4 @@
-"""Align sessions that record different neurons in the same task, for one model of them all.
+"""Align sessions with different neurons in the same task, to train one model of all of them.
 
     python scripts/align_sessions.py 'datasets/mine/*.h5' --n-components 50
 
@@ -85,7 +85,7 @@ def _table(aligned: Sequence["AlignedSession"]) -> str:
 def _next_command(patterns: list[str], paths: list[Path], n_components: int) -> str:
     """Return the command that trains on these files, with a pattern that matches no others.
 
-    If there is no such pattern, the command says PATTERN in its place.
+    If there is no such pattern, the command contains the word PATTERN in its place.
     """
     from lfads_torch.data.sessions import find_session_files
     from lfads_torch.errors import MissingFileError

@@ -85,7 +85,7 @@ def _download_and_prepare(dataset: str, args: argparse.Namespace) -> None:
 def _nwb_dir(given: str | None, number: str) -> Path:
     """Return the folder with the NWB files of a recording, whose DANDI number is given.
 
-    It is the folder of that number in the one that the user gave, or that folder itself if it
+    It is the subfolder with that number in the user's folder, or the user's folder itself if it
     holds NWB files.
     """
     nwb_dir = Path(given or "datasets/nwb") / number

@@ -79,5 +79,5 @@ def _look_up(contents: Any, names: Sequence[str], path: Path) -> NDArray[Any]:
         contents = contents[name] if isinstance(contents, Mapping) else getattr(contents, name)
     array = contents[()] if isinstance(contents, h5py.Dataset) else contents
     if not isinstance(array, np.ndarray):
-        raise UserError(f"{'/'.join(names)} in {path} is no array, but {type(array).__name__}.")
+        raise UserError(f"{'/'.join(names)} in {path} is not an array, but {type(array).__name__}.")
     return array

@@ -1,6 +1,6 @@
 """The schema of a session file: the names of its arrays, and how their shapes must agree.
 
-``datasets/README.md`` describes every array. Sizes are checked from the shapes alone, so that a
+``datasets/README.md`` describes every array. Only the shapes are needed for the checks, so that a
 file can be checked without reading its data.
 """
 

@@ -15,9 +15,9 @@ from lfads_torch.tuples import EncoderOutput
 class Encoder(BaseEncoder):
     """Bidirectional encoders of the initial condition (IC) and of the controller inputs (CI).
 
-    With ``ic_enc_seq_len`` > 0 the first bins feed the IC encoder alone and the others the CI
-    encoder alone, so that the initial condition cannot see the future; otherwise both see
-    everything (Sussillo et al. 2016, arXiv 1608.06315; Keshtkaran & Pandarinath 2019).
+    With ``ic_enc_seq_len`` > 0 only the IC encoder sees the first bins, and only the CI encoder
+    sees the others, so that the initial condition cannot see the future; otherwise both see
+    all bins (Sussillo et al. 2016, arXiv 1608.06315; Keshtkaran & Pandarinath 2019).
 
     Parameters
     ----------

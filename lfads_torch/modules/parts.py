@@ -168,8 +168,8 @@ def make_part(name: str, spec: Spec, default: Callable[..., nn.Module], **known:
     for key in preset:
         if key not in parameters and not takes_all:
             raise UserError(
-                f"{name}.{key} is no argument of {_name_of(spec)}.{did_you_mean(key, parameters)} "
-                f"It takes: {', '.join(parameters)}."
+                f"{name}.{key} is not an argument of {_name_of(spec)}."
+                f"{did_you_mean(key, parameters)} It takes: {', '.join(parameters)}."
             )
     arguments = {
         key: value
@@ -184,7 +184,7 @@ def make_part(name: str, spec: Spec, default: Callable[..., nn.Module], **known:
     if lacking:
         raise UserError(
             f"{name} lacks the arguments {', '.join(lacking)}, which the model does not know: set "
-            f"them beside its _target_. The model knows {', '.join(known)}."
+            f"them next to its _target_. The model knows {', '.join(known)}."
         )
     part = spec(**arguments)
     if not isinstance(part, nn.Module):

@@ -39,8 +39,8 @@ class Reconstruction(nn.Module, ABC):
         """
         if output_params.shape[-1] % self.n_params:
             raise UserError(
-                f"model.readout gives {output_params.shape[-1]} features, which is no multiple of "
-                f"the {self.n_params} parameters that {type(self).__name__} needs per channel: "
+                f"model.readout gives {output_params.shape[-1]} features, which is not a multiple "
+                f"of the {self.n_params} parameters that {type(self).__name__} needs per channel: "
                 f"set its out_features to {self.n_params} x channels."
             )
         if self.n_params == 1:

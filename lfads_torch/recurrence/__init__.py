@@ -9,7 +9,7 @@ numbers, and their results agree except for rounding.
 The model's argument ``recurrence`` selects one of them. :func:`using` does the same for everything
 that runs within its block. The values are:
 
-- ``auto``: the first of :data:`BACKENDS` that can work on the tensors at hand;
+- ``auto``: the first of :data:`BACKENDS` that supports the tensors;
 - ``torch``: PyTorch;
 - ``compiled``: C++, with an error if it cannot be built; PyTorch for tensors that are not on a CPU;
 - ``plain``: step by step, which is slow, but differentiable any number of times.

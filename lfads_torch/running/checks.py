@@ -52,7 +52,7 @@ def check_keys(config: DictConfig) -> None:
         for name in (str(name) for name in node if name not in HYDRA_KEYS):
             if name not in parameters:
                 raise UserError(
-                    f"{key}.{name} is no argument of {node._target_}."
+                    f"{key}.{name} is not an argument of {node._target_}."
                     f"{did_you_mean(name, parameters)} It takes: {', '.join(parameters)}."
                 )
 

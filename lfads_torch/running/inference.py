@@ -37,7 +37,7 @@ def infer(
     (Pandarinath et al. 2018, Nature Methods). The random number generators are seeded as in the
     run, so that a model of one session reproduces the run's output from the run's trials.
     Windows of a continuous recording (:mod:`lfads_torch.data.windows`) are also merged, into
-    ``…_continuous.h5`` beside the output.
+    ``…_continuous.h5`` in the folder of the output.
 
     Parameters
     ----------
@@ -45,7 +45,7 @@ def infer(
         The folder of the run.
     data_file
         The HDF5 file with the trials of one or more splits; ``test_encod_data`` (trials, T_enc,
-        N_enc) alone is enough. Bins and channels must be those of training.
+        N_enc) is enough. Bins and channels must be those of training.
     session
         The session of the model to which the trials belong; optional if there is only one.
     checkpoint

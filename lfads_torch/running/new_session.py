@@ -170,7 +170,7 @@ def one_session_model(
     shapes = _fitting_shapes(model, data_file)
     for name, value in changes.items():
         if name not in (*model.hparams, "train_aug_stack"):
-            raise UserError(f"model.{name} is no hyperparameter of the model.")
+            raise UserError(f"model.{name} is not a hyperparameter of the model.")
         if not name.startswith(_CHANGEABLE) and value != model.hparams[name]:
             raise UserError(
                 f"model.{name} = {value} cannot be chosen: the model was trained with "

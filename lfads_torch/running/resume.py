@@ -54,7 +54,7 @@ def resume_run(run_dir: str | Path, overrides: Mapping[str, Any] | Sequence[str]
     run_dir = Path(run_dir).absolute()
     if not (run_dir / CONFIG).is_file():
         raise MissingFileError(
-            f"{run_dir} is no folder of a run that could be resumed: it has no {CONFIG}."
+            f"{run_dir} is not the folder of a run that could be resumed: it has no {CONFIG}."
         )
     if OmegaConf.select(read_config(run_dir), "model._target_") in ONE_SESSION_TARGETS:
         raise UserError(

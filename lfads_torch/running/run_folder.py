@@ -100,7 +100,7 @@ def read_config(run_dir: str | Path) -> DictConfig:
     """
     path = Path(run_dir, CONFIG)
     if not path.is_file():
-        raise MissingFileError(f"{run_dir} is no folder of a run: it has no {CONFIG}.")
+        raise MissingFileError(f"{run_dir} is not the folder of a run: it has no {CONFIG}.")
     config = OmegaConf.load(path)
     if not isinstance(config, DictConfig):
         raise UserError(f"{path} must be a mapping of keys to values.")
@@ -131,7 +131,7 @@ def checkpoint_in_folder(path: str | Path) -> Path:
         return path
     found = sorted(path.glob("*.ckpt"))
     if not found:
-        raise MissingFileError(f"checkpoint_dir = {path} is no file and holds no .ckpt file.")
+        raise MissingFileError(f"checkpoint_dir = {path} is not a file and holds no .ckpt file.")
     if len(found) > 1:
         raise UserError(
             f"checkpoint_dir = {path} holds {len(found)} checkpoints: name one of "
@@ -153,10 +153,10 @@ def checkpoint_of_run(run_dir: str | Path) -> Path:
     """
     run_dir = Path(run_dir)
     if not (run_dir / CONFIG).is_file():
-        raise MissingFileError(f"{run_dir} is no folder of a run: it has no {CONFIG}.")
+        raise MissingFileError(f"{run_dir} is not the folder of a run: it has no {CONFIG}.")
     path = run_dir / (read_summary(run_dir).get("best_checkpoint") or LAST_CHECKPOINT)
     if not path.is_file():
-        raise MissingFileError(f"There is no checkpoint {path}: name the one that is meant.")
+        raise MissingFileError(f"There is no checkpoint {path}: give the path of another one.")
     return path
 
 

@@ -145,7 +145,7 @@ def _infer_reconstruction(
         made: Any = hydra.utils.instantiate(recon, _convert_="all")
         return int(made.n_params)
     except (HydraException, AttributeError) as error:
-        raise UserError(f"{key} is no reconstruction that can be made: {error}") from error
+        raise UserError(f"The reconstruction {key} cannot be made: {error}") from error
 
 
 def _infer_readout(

@@ -64,7 +64,7 @@ class SweepOptions:
     time_budget_hours: float | None = None
     """When to end the search, or None."""
     ray_address: str | None = None
-    """``"auto"`` for the Ray cluster that this machine belongs to, None for this machine alone."""
+    """``"auto"`` for the Ray cluster that this machine belongs to, None for only this machine."""
     storage: str | None = None
     """Where checkpoints are kept: None for the folder of the sweep, or a path or URL."""
     id: str = ""

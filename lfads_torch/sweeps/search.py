@@ -123,8 +123,8 @@ def resume_sweep(run_dir: str | Path, overrides: Mapping[str, Any] | Sequence[st
     path = run_dir / CONFIG
     if not path.is_file() or "sweep" not in OmegaConf.load(path):
         raise MissingFileError(
-            f"{run_dir} is no folder of a sweep that could be resumed: it has no {CONFIG} with a "
-            f"sweep in it."
+            f"{run_dir} is not the folder of a sweep that could be resumed: it has no {CONFIG} "
+            f"with a sweep in it."
         )
     config = compose_sweep(path, overrides)
     options = SweepOptions.from_config(config)

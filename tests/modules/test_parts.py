@@ -96,7 +96,9 @@ def test_other_arguments_that_go_to_a_base_class_are_arguments_of_it(spec):
 
 
 def test_an_argument_that_goes_to_a_base_class_may_be_unknown():
-    with pytest.raises(UserError, match=r"generator\.gian is no argument of HandsOn.*mean gain"):
+    with pytest.raises(
+        UserError, match=r"generator\.gian is not an argument of HandsOn.*mean gain"
+    ):
         make(functools.partial(HandsOn, gian=1.0))
 
 
@@ -105,11 +107,11 @@ def test_an_argument_that_goes_to_a_base_class_may_be_unknown():
     [
         (
             {"clip_val": 1.0},
-            r"generator\.clip_val is no argument of ClippedGRUCell.*mean clip_value",
+            r"generator\.clip_val is not an argument of ClippedGRUCell.*mean clip_value",
         ),
         (
             functools.partial(LowRankGenerator, rang=1),
-            r"generator\.rang is no argument of LowRankGenerator.*mean rank.*takes: input_size",
+            r"generator\.rang is not an argument of LowRankGenerator.*mean rank.*takes: input_size",
         ),
         (lambda width, input_size: None, r"generator lacks the arguments width.*model knows input"),
         (lambda: "text", r"generator must make a torch.nn.Module, but made str"),

@@ -142,7 +142,7 @@ def test_autoregressive_kl_is_the_mean_of_one_sample_estimates():
     exact = ar_prior()(mean, std).item()
     many = mean.expand(n, -1, -1), std.expand(n, -1, -1)
 
-    # The mean of estimates by hand is compared within its standard error.
+    # The mean of estimates is compared within its standard error.
     posterior = Independent(Normal(*many), 2)
     sample = posterior.sample()
     priors = [dense_ar(TAUS[d], NVARS[d], 4) for d in range(3)]

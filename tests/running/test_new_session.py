@@ -387,8 +387,8 @@ def several(folder):
     [
         ({"gen_dim": 12}, r"model\.gen_dim = 12 .* trained with 9"),
         ({"variational": False}, r"model\.variational = False"),
-        ({"lr": 0.1}, r"model\.lr is no hyperparameter"),
-        ({"infer_aug_stack": AugmentationStack()}, r"model\.infer_aug_stack is no"),
+        ({"lr": 0.1}, r"model\.lr is not a hyperparameter"),
+        ({"infer_aug_stack": AugmentationStack()}, r"model\.infer_aug_stack is not"),
     ],
 )
 def test_only_how_to_train_can_be_changed(changes, message, tiny_file):

@@ -40,7 +40,9 @@ def test_the_default_folder_is_named_after_data_and_time(tmp_path, monkeypatch):
 
 def test_a_folder_that_is_not_that_of_a_run(tmp_path):
     for ask in (read_config, checkpoint_of_run):
-        with pytest.raises(MissingFileError, match=r"no folder of a run: it has no config\.yaml"):
+        with pytest.raises(
+            MissingFileError, match=r"not the folder of a run: it has no config\.yaml"
+        ):
             ask(tmp_path)
     (tmp_path / "config.yaml").write_text("- a\n- b\n")
     with pytest.raises(UserError, match="must be a mapping"):
@@ -64,7 +66,7 @@ def test_the_checkpoint_of_a_run(tmp_path):
 
 
 def test_the_only_checkpoint_in_a_folder(tmp_path):
-    with pytest.raises(MissingFileError, match="no file and holds no"):
+    with pytest.raises(MissingFileError, match="not a file and holds no"):
         checkpoint_in_folder(tmp_path)
     (one := tmp_path / "one.ckpt").touch()
     assert checkpoint_in_folder(tmp_path) == checkpoint_in_folder(one) == one

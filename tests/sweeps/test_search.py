@@ -51,7 +51,9 @@ def test_a_folder_that_exists_is_not_touched(data, tmp_path, searched):
 
 def test_resuming(data, tmp_path, searched):
     run_dir = tmp_path / "run"
-    with pytest.raises(FileNotFoundError, match="is no folder of a sweep that could be resumed"):
+    with pytest.raises(
+        FileNotFoundError, match="is not the folder of a sweep that could be resumed"
+    ):
         resume_sweep(run_dir)
     with pytest.raises(Started):
         run_sweep(words(data), run_dir, PBT)

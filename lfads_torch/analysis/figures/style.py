@@ -122,7 +122,7 @@ def add_colour_bar(
     image
         One of the images.
     axes
-        The axes of all of them, beside which the bar is drawn.
+        The axes of all images, next to which the bar is drawn.
     values
         The values that the images show. The bar has a pointed end if some of them exceed the scale.
     unit

@@ -27,8 +27,8 @@ class AlignedSession:
     Attributes
     ----------
     source, path
-        The file that was read, and the one that holds the alignment: the same, unless there is an
-        output folder.
+        The file that was read, and the file that holds the alignment. They are the same file unless
+        there is an output folder.
     n_channels, n_trials, n_conditions
         Channels of the session, and the training trials and conditions that were averaged.
     score, explained_variance
@@ -54,8 +54,8 @@ def align_files(
 ) -> list[AlignedSession]:
     """Align session files and write ``readin_weight`` and ``readout_bias`` into them.
 
-    Nothing else in the files changes. The two arrays are written to hidden copies beside the
-    files, which take their place once all of them are complete: if anything fails before, no file
+    Nothing else in the files changes. The two arrays are written to hidden copies in the same
+    folder, which take their place once all of them are complete: if anything fails before, no file
     changes. The attributes of the arrays are ``n_components``, ``smoothing_width``,
     ``ridge_alpha`` and ``sessions``, the names of all files that were aligned together.
 

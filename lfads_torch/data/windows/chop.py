@@ -127,7 +127,7 @@ def _check_other(
 ) -> NDArray[Any]:
     """Check an array that accompanies the spikes, and return it with an axis of channels."""
     if name in ("encod_data", "recon_data", "inds") or name.startswith("chop_"):
-        raise UserError(f"An array beside the spikes cannot be named {name!r}: choose another.")
+        raise UserError(f"A further array cannot be named {name!r}: choose another name.")
     if values.shape[:1] != (n_bins,) or values.dtype.kind not in "biuf":
         raise UserError(
             f"{name} must be numbers for each of the {n_bins} bins, but its shape is "

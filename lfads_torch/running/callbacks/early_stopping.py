@@ -11,7 +11,7 @@ from lfads_torch.errors import UserError
 class EarlyStoppingWithBurnInPeriod(EarlyStopping):
     """Early stopping that ignores the epochs of a burn-in period.
 
-    The loss may well increase while the weights of the penalties are raised. Epochs of the burn-in
+    The loss can increase while the weights of the penalties are raised. Epochs of the burn-in
     period therefore neither count towards the patience nor set the best value. A metric that does
     not exist is reported at once, not only after the burn-in period.
 

@@ -176,7 +176,7 @@ def _arrays_of_session(datamodule: BasicDataModule, session: int) -> dict[str, N
     if unpaired:
         raise UserError(
             f"datamodule.reshuffle_tv_seed shuffles training and validation trials, but {path} "
-            f"holds {', '.join(unpaired)} of validation trials alone."
+            f"holds {', '.join(unpaired)} only for validation trials."
         )
     for split in ("train", "valid"):
         key, n_trials = f"{split}_cond_idx", len(arrays[f"{split}_encod_data"])

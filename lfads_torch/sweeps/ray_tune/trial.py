@@ -152,7 +152,7 @@ class LFADSTrial(tune.Trainable):  # type: ignore[misc]
                 shutil.copy(self.folder / name, Path(checkpoint_dir, name))
 
     def load_checkpoint(self, checkpoint: str) -> None:
-        """Continue from a checkpoint of this trial or of the one that it follows."""
+        """Continue from a checkpoint of this trial, or of the trial whose model it takes over."""
         self._take_folder(checkpoint)
 
     def cleanup(self) -> None:

@@ -214,7 +214,7 @@ def test_shuffled_trials_keep_their_conditions(tmp_path):
 
 def test_arrays_that_cannot_be_shuffled(tmp_path):
     path = write(tmp_path / "data.h5", without("train_jitter")(benchmark_arrays("dmfc_rsg")))
-    with pytest.raises(ValueError, match=r"data\.h5 holds valid_jitter of validation trials alone"):
+    with pytest.raises(ValueError, match=r"data\.h5 holds valid_jitter only for validation trials"):
         fit(path, NLBEvaluation(1), reshuffle_tv_seed=5)
 
 
