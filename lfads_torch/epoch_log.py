@@ -90,7 +90,7 @@ def record_metrics(
 
 def _with_missing(processed: Tensor, raw: Tensor) -> Tensor:
     """Return processed data with NaN where the raw data have NaN, so that metrics leave it out."""
-    # On other devices than a CPU, to ask takes longer than to assume.
+    # On devices other than a CPU, testing for NaN takes longer than replacing all values.
     if processed is raw or (utils.on_cpu(raw) and not raw.sum().isnan()):
         return processed
     return processed.masked_fill(raw.isnan(), torch.nan)

@@ -80,7 +80,7 @@ def reduce_recon(losses: Tensor, mean: bool) -> Tensor:
         A scalar.
     """
     # The sum is divided here, because the gradient of losses.mean() is a tensor as large as losses,
-    # while that of a sum is a single number, expanded.
+    # while that of a sum is a single number, which is expanded.
     return losses.sum() / (losses.numel() if mean else len(losses))
 
 

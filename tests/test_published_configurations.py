@@ -28,7 +28,8 @@ def compose(config_path, overrides=()):
     return compose(config_path, overrides)
 
 
-# One column a model: sizes, then what training needs. T_enc and T_rec are numbers of time bins.
+# There is a column for each model, with its sizes and the options of training. T_enc and T_rec are
+# numbers of time bins.
 TABLE = """
 .                   area2_bump dmfc_rsg mc_maze mc_maze_large mc_maze_medium mc_maze_small mc_rtt
 encod_data_dim      49         40       137     122           114            107           98

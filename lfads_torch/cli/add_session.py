@@ -50,7 +50,7 @@ def main(words: Sequence[str] | None = None, script: str | Path | None = None) -
     )
     args = parser.parse_intermixed_args(words)
 
-    # Imported here since it takes seconds, for which --help would wait.
+    # This is imported here, because it takes seconds and would delay --help.
     from lfads_torch.running.new_session_run import run_new_session
 
     overrides, run_dir = split_run_dir(args.overrides)

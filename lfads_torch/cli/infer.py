@@ -52,7 +52,7 @@ def main(words: Sequence[str] | None = None) -> int:
     )
     args = parser.parse_args(words)
 
-    # Imported here since it takes seconds, for which --help would wait.
+    # This is imported here, because it takes seconds and would delay --help.
     from lfads_torch.data.windows.merge import continuous_path, is_chopped
     from lfads_torch.running.inference import infer
 

@@ -35,7 +35,7 @@ def main(
     """
     args = parse_run(description, config_path, config_dir, overwrite, words)
 
-    # Imported here since it takes seconds, for which --help would wait.
+    # This is imported here, because it takes seconds and would delay --help.
     from lfads_torch.running.compose import packaged_configs
     from lfads_torch.sweeps.search import resume_sweep, run_sweep
 

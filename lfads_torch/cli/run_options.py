@@ -84,7 +84,7 @@ def start_or_resume(
     **options
         Further arguments of ``start``.
     """
-    # Imported here since it takes seconds, for which --help would wait.
+    # This is imported here, because it takes seconds and would delay --help.
     from lfads_torch.running.compose import format_overrides
 
     words, run_dir = split_run_dir(args.overrides, run_dir)

@@ -33,7 +33,7 @@ def main(
     """
     args = parse_run(description, config_path, config_dir, overwrite, words)
 
-    # Imported here since it takes seconds, for which --help would wait.
+    # This is imported here, because it takes seconds and would delay --help.
     from lfads_torch.running.resume import resume_run
     from lfads_torch.running.start import start_run
 

@@ -148,9 +148,9 @@ class PoissonBPS(Poisson):
     def compute_loss(self, data: Tensor, output_params: Tensor) -> Tensor:
         """Return the loss in bits per spike."""
         null_rates = data.mean(dim=(0, 1), keepdim=True)
-        # At least one spike, so that a batch without any has a finite loss.
+        # At least one spike is assumed, so that a batch without spikes has a finite loss.
         mean_count = data.mean().clamp(min=1 / data.numel())
-        # log k! cancels.
+        # The term log k! cancels.
         null = null_rates - data * torch.log(null_rates + 1e-8)
         losses = _poisson_loss(output_params, data, full=False)
         return (losses - null) / (math.log(2) * mean_count)

@@ -129,7 +129,7 @@ def _check_fits(model: LFADS, session: int, batch: SessionBatch, split: str, pat
     for field, (n_bins, n_channels) in expected.items():
         data = getattr(batch, field)
         if field == "recon_data" and not data.numel():
-            continue  # trials to infer need no targets
+            continue  # Targets are not needed for inference.
         if data.shape[1] != n_bins or n_channels not in (None, data.shape[2]):
             raise UserError(
                 f"{split}_{field} in {path} has {data.shape[1]} time bins and {data.shape[2]} "

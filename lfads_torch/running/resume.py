@@ -64,7 +64,7 @@ def resume_run(run_dir: str | Path, overrides: Mapping[str, Any] | Sequence[str]
     config = compose(run_dir / CONFIG, overrides)
     run = prepare(config)
     if overrides:
-        # From here on training has not ended, even if it is interrupted before its first epoch.
+        # Without the summary, the run counts as unfinished, even if it is interrupted at once.
         move_aside(run_dir / SUMMARY)
         move_aside(run_dir / CONFIG)
         write_config(run_dir, config)

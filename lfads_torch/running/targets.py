@@ -41,8 +41,8 @@ def import_target(target: str, key: str) -> Any:
 
 def parameters_of(target: Any) -> dict[str, inspect.Parameter]:
     """Return the parameters that a class or function takes, by name."""
-    # A torch module without a constructor inherits one that is declared to take anything, but
-    # raises an error for any argument.
+    # A torch module without a constructor inherits one whose signature accepts any argument, but
+    # which raises an error for any argument.
     if getattr(getattr(target, "__init__", None), "__qualname__", "") == "Module.__init__":
         return {}
     return dict(inspect.signature(target).parameters)

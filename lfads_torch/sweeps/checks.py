@@ -28,7 +28,7 @@ def check_sweep(config: DictConfig, options: SweepOptions) -> None:
     FileNotFoundError, ValueError
         If any of these cannot be made.
     """
-    # Ray takes seconds to import, and importing this module should not.
+    # Ray is imported here, because this takes seconds and this module should be fast to import.
     from lfads_torch.sweeps.ray_tune.components import make_search
 
     make_search(options)

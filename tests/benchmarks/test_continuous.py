@@ -38,7 +38,7 @@ def test_decoders_find_lag_and_width(recording, monkeypatch):
     assert spikes.choice["lag"] == 4
     assert spikes.choice["width"] in (2.0, 4.0)
     assert 0.3 < spikes.r2 < 0.95
-    # All lags together contain the right one.
+    # A decoder of all lags at once includes the right lag.
     assert continuous.decode("merged LFADS rates, 11 lags at once", recording).r2 > 0.999
     assert continuous.decode("smoothed spikes, 11 lags at once", recording).r2 > 0.3
 

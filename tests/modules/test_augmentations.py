@@ -491,7 +491,7 @@ def test_an_empty_stack_changes_nothing():
     stack, batch, losses = AugmentationStack(), ones_batch(), torch.ones(400, 8, 5)
     assert stack.process_batch(batch) is batch
     assert stack.process_losses(losses, batch, no_log, "train") is losses
-    # A transform that is in neither order does not act.
+    # A transform that is in neither order has no effect.
     assert AugmentationStack([CoordinatedDropout(0.5)]).process_batch(batch) is batch
 
 

@@ -225,9 +225,9 @@ def hydra_value(tmp_path_factory):
 
 
 NUMBERS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False)
-# The letter q prevents that numbers, or words such as null, are drawn by chance.
-PIECES = ["q", "=", ",", "{", "}", "[", "'", '"', "\\", " ", "$", ":"]
-TEXTS = st.lists(st.sampled_from(PIECES), max_size=8).map(lambda parts: "".join(["q", *parts]))
+# Texts begin with the letter q, so that they are never numbers or words such as null.
+CHARACTERS = ["q", "=", ",", "{", "}", "[", "'", '"', "\\", " ", "$", ":"]
+TEXTS = st.lists(st.sampled_from(CHARACTERS), max_size=8).map(lambda parts: "".join(["q", *parts]))
 KEYS = st.sampled_from(["a", "_b", "c9", "key_of_many_letters"])
 VALUES = st.recursive(
     NUMBERS | TEXTS,

@@ -286,7 +286,10 @@ def test_models_without_read_ins(tmp_path):
     """A session that is added to a model of one session must have the same number of channels."""
     model = tiny_model()
     arrays = tiny_arrays(seed=1)
-    arrays |= {"readin_weight": np.ones((4, 2)), "readout_bias": np.ones(4)}  # are not for it
+    arrays |= {
+        "readin_weight": np.ones((4, 2)),
+        "readout_bias": np.ones(4),
+    }  # These do not apply to it.
     larger = add_session(model, write_file(tmp_path / "new.h5", arrays), max_epochs=1)
     assert type(larger.readin[1]) is nn.Identity
     assert larger.readout[1].out_features == 5

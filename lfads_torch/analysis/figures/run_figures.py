@@ -71,7 +71,7 @@ def plot_run(run_dir: str | Path) -> list[Path]:
             if figure is not None:
                 save_figure(figure, path)
                 written.append(path)
-        except Exception:  # a figure that fails must not make the run fail
+        except Exception:  # An error in a figure must not stop the run.
             logger.warning("%s could not be drawn:", path, exc_info=True)
     return written
 

@@ -91,7 +91,7 @@ class FigureCallback(pl.Callback, ABC):
                         tensorboard.experiment.add_figure(
                             name, figure, global_step=trainer.global_step
                         )
-        except Exception:  # a figure that fails must not make the training fail
+        except Exception:  # An error in a figure must not stop training.
             logger.warning(
                 "%s failed in epoch %d; training continues:",
                 type(self).__name__,

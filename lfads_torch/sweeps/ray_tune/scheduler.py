@@ -60,7 +60,9 @@ class BinaryTournamentPBT(PopulationBasedTraining):  # type: ignore[misc]
         If no hyperparameter is perturbed, or one has no ``HyperParam``.
     """
 
-    _next_perturbation_sync: int  # of Ray's scheduler: the epoch of the next tournament
+    _next_perturbation_sync: (
+        int  # This attribute of Ray's scheduler is the epoch of the next tournament.
+    )
 
     def __init__(
         self,
@@ -106,14 +108,14 @@ class BinaryTournamentPBT(PopulationBasedTraining):  # type: ignore[misc]
 
     def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
         """Register a new trial, or one that continues from its checkpoint."""
-        if trial in self._trial_state:  # restarted after a failure: its state is kept
+        if trial in self._trial_state:  # It was restarted after a failure, and keeps its state.
             return
         super().on_trial_add(tune_controller, trial)
         # Ray keeps a process for each trial that may wait for the tournament.
         tune_controller._actor_cache.increase_max(trial.placement_group_factory)
         state = self._trial_state[trial]
         cloned_at = trial.config.get(CLONED_AT, 0)
-        if cloned_at:  # the tournament of that epoch has been held
+        if cloned_at:  # The tournament of that epoch has been held.
             following = cloned_at + self._perturbation_interval
             self._next_perturbation_sync = max(self._next_perturbation_sync, following)
         if trial.checkpoint is not None:
@@ -172,7 +174,7 @@ class BinaryTournamentPBT(PopulationBasedTraining):  # type: ignore[misc]
             for trial in alive
             if trial.status in (Trial.PAUSED, Trial.PENDING) and not self._reached(trial)
         ]
-        # Pending trials come last, since Ray has been asked for their processes: all start at once.
+        # Pending trials come last. Ray has been asked for their processes, so all start at once.
         waiting.sort(key=lambda trial: (trial.status == Trial.PENDING, trial.trial_id))
         return waiting[0] if waiting else None
 

@@ -83,7 +83,7 @@ class LFADSTrial(tune.Trainable):  # type: ignore[misc]
     def _begin(self, config: dict[str, Any]) -> None:
         """Begin a trial, without files and without a checkpoint."""
         self.config = config
-        # The path is the same on every node, since checkpoint callbacks save where their files are.
+        # The path is the same on every node, because checkpoint callbacks save absolute paths.
         name = f"lfads_torch_{self.settings.id}_{self.trial_id}"
         self.folder = Path(tempfile.gettempdir(), name)
         self.has_folder = False
@@ -140,7 +140,7 @@ class LFADSTrial(tune.Trainable):  # type: ignore[misc]
             **self._best(trainer.checkpoint_callback),
             "history": rows,
             "train_seconds": stopwatch.seconds,
-            # Early stopping trains for fewer epochs than asked for.
+            # With early stopping, the trial may have trained for fewer epochs than requested.
             "done": epoch >= max_epochs or epoch < target,
         }
 

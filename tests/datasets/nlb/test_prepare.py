@@ -379,7 +379,7 @@ def test_the_script(tmp_path, monkeypatch, capsys):
     assert code == 1
     assert "pip install dandi" in said.err
     assert "000128 (mc_maze)" in said.err
-    # Nothing is downloaded that could not be written.
+    # Nothing is downloaded if the data file could not be written.
     Path("datasets/mc_maze-20ms-val.h5").write_bytes(b"earlier")
     code, said = main("mc_maze")
     assert "ExistingFileError: datasets/mc_maze-20ms-val.h5 exists" in said.err

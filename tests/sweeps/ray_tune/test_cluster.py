@@ -33,7 +33,7 @@ def test_resources_follow_the_machines(monkeypatch, found, words, expected):
     ("found", "words"),
     [
         (nodes({"CPU": 2}), ["sweep.cpus_without_gpu=3"]),
-        (nodes({"CPU": 2, "GPU": 1}), []),  # 3 CPUs beside half a GPU
+        (nodes({"CPU": 2, "GPU": 1}), []),  # A trial needs 3 CPUs and half a GPU.
         (nodes({"CPU": 8, "GPU": 1}), ["sweep.gpus_per_trial=2"]),
         (nodes({"CPU": 8}, alive=False), []),
     ],

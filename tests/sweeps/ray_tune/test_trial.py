@@ -407,7 +407,7 @@ def test_all_files_are_in_the_folder_of_the_trial(make_trial, tmp_path, monkeypa
 
 
 def test_a_process_that_lost_a_trial_does_not_clean_up_after_the_next(make_trial, tmp_path):
-    """Ray may end a process later than it starts the one that takes over."""
+    """Ray may start the process that takes over before it ends the earlier one."""
     first = make_trial()
     first.train()
     first.save(str(tmp_path / "saved"))
