@@ -1,10 +1,10 @@
 """Checkpoints that rebuild a model, and that can be read without executing code from them.
 
-A checkpoint holds tensors and plain values only. What the model was constructed from (read-ins,
-priors, augmentations and so on) is described by recipes, see :mod:`lfads_torch.recipes`. The class
-of every module is recorded too, so that a module that was put in by hand is rebuilt or reported,
-and never replaced by another with the same weights. Checkpoints of the published implementation
-pickle objects instead, see :mod:`lfads_torch.published_checkpoints`.
+A checkpoint holds only tensors and plain values. Recipes describe the objects from which the model
+was constructed (read-ins, priors, augmentations and so on), see :mod:`lfads_torch.recipes`. The
+class of every module is recorded too. Therefore a module that was put in by hand is rebuilt or
+reported, and its weights are never loaded into another class. Checkpoints of the published
+implementation pickle objects instead, see :mod:`lfads_torch.published_checkpoints`.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

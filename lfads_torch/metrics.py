@@ -90,7 +90,7 @@ def _bits(sums: _PoissonSums) -> Tensor:
 def regional_bits_per_spike(
     preds: Tensor, targets: Tensor, encod_data_dim: int, encod_seq_len: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the bits per spike of what the encoder saw, of held-out channels and of later bins.
+    """Return the bits per spike of encoded samples, of held-out channels and of later bins.
 
     Parameters
     ----------

@@ -26,7 +26,7 @@ def main(words: Sequence[str] | None = None, script: str | Path | None = None) -
     Parameters
     ----------
     words
-        The words of the command line; by default those that the script was called with.
+        The arguments of the command line; by default those with which the script was called.
     script
         A file that is copied into the folder of the run.
     """

@@ -47,7 +47,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Parse the command line, align, and print how well sessions align and what comes next."""
+    """Parse the command line, align, and print the quality of alignment and the next command."""
     args = make_parser().parse_args(words)
 
     from lfads_torch.data.alignment.files import align_files

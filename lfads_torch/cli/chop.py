@@ -81,7 +81,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Parse the command line, cut the recording, and print what was done and what comes next."""
+    """Parse the command line, cut the recording, and print a summary and the next command."""
     parser = make_parser()
     args = parser.parse_args(words)
     others = dict(word.partition("=")[::2] for word in args.array)

@@ -21,7 +21,7 @@ def main(words: Sequence[str] | None = None) -> int:
     Parameters
     ----------
     words
-        The words of the command line; by default those that the script was called with.
+        The arguments of the command line; by default those with which the script was called.
     """
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter

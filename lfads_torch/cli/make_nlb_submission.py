@@ -41,7 +41,7 @@ def main(words: Sequence[str] | None = None) -> int:
     Parameters
     ----------
     words
-        The words of the command line, by default those with which the process was started.
+        The arguments of the command line; by default those with which the process was started.
 
     Returns
     -------

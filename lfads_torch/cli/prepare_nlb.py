@@ -25,7 +25,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--bin-width-ms",
         type=int,
         nargs="+",
-        help="5, 20 or both (default: what the shipped model is for, 20 for mc_maze, else 5)",
+        help="5, 20 or both (default: that of the shipped model, 20 for mc_maze, otherwise 5)",
     )
     parser.add_argument(
         "--phase", nargs="+", default=["val"], help="val, test or both (default: val)"

@@ -27,7 +27,7 @@ def parse_run(
     config_path, config_dir, overwrite
         Defaults of the options.
     words
-        The words of the command line; by default those that the script was called with.
+        The arguments of the command line; by default those with which the script was called.
     """
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -47,9 +47,9 @@ def parse_run(
 def split_run_dir(
     words: Sequence[str], run_dir: str | Path | None = None
 ) -> tuple[list[str], str | Path | None]:
-    """Return the overrides among words, and the value of the last ``run_dir=…``.
+    """Return the overrides among the arguments, and the value of the last ``run_dir=…``.
 
-    Without a ``run_dir=…`` among the words, ``run_dir`` is returned.
+    Without a ``run_dir=…`` among the arguments, ``run_dir`` is returned.
     """
     overrides = [word for word in words if not word.startswith("run_dir=")]
     run_dirs = [word.removeprefix("run_dir=") for word in words if word not in overrides]

@@ -4,7 +4,7 @@
     python -m lfads_torch.synthetic chaotic_rnn --gain 2.5 --pulse
     python -m lfads_torch.synthetic multisession --output datasets/multisession
 
-datasets/README.md says what the files hold.
+datasets/README.md describes the content of the files.
 """
 
 import argparse

@@ -206,7 +206,7 @@ class SpikeJitter:
     """Move every spike by a uniformly drawn number of bins, independently in input and target.
 
     Counts are kept: a spike that would leave the window is reflected at its end. Fractional parts
-    and missing samples stay where they are.
+    and missing samples do not move.
 
     Parameters
     ----------

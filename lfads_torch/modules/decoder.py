@@ -265,7 +265,7 @@ class DecoderRNN(nn.Module):
     def _fused(
         self, ci: Tensor, ext_input: Tensor, state: DecoderState, co_prior: Prior | None
     ) -> tuple[Backend, DecoderWeights] | None:
-        """Return what can run the whole sequence at once, or None if it must run step by step."""
+        """Return the implementation and its weights, or None if the cell must run step by step."""
         weights = declared(self.cell, "fused_weights", Cell)()
         if weights is None or (co_prior is not None and not location_scale(co_prior)):
             return None

@@ -78,7 +78,7 @@ class Generator(Cell):
 
     Its state starts at ``ic_to_g0`` of the initial condition, and its inputs are the inferred and
     then the measured ones. Must be overridden: :meth:`forward`. May be overridden:
-    :meth:`output` and ``output_size``, and what :class:`Cell` allows.
+    :meth:`output` and ``output_size``, and the methods that a :class:`Cell` may override.
     """
 
     @property
@@ -87,7 +87,7 @@ class Generator(Cell):
         return self.hidden_size
 
     def output(self, state: Tensor) -> Tensor:
-        """Return what the factors are read from, (B, output_size), given the state (B, H).
+        """Return the output (B, output_size), from which the factors are read, of a state (B, H).
 
         By default it is the state itself. A rate network whose state is a voltage returns its
         firing rates here.
@@ -228,7 +228,7 @@ def _bound(factory: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _name_of(factory: Callable[..., Any]) -> str:
-    """Return the name of what a class, a function or a partial of one makes."""
+    """Return the name of a class or a function, or of that in a partial."""
     made = factory.func if isinstance(factory, functools.partial) else factory
     return str(getattr(made, "__name__", made))
 

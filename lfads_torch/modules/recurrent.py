@@ -163,7 +163,7 @@ class ClippedGRU(nn.Module):
         return None
 
     def _fused(self, input: Tensor, h_0: Tensor) -> tuple[recurrence.Backend, GRUWeights] | None:
-        """Return what can run the whole sequence at once, or None if it must run step by step."""
+        """Return the implementation and its weights, or None if the cell must run step by step."""
         weights = declared(self.cell, "fused_weights", Cell)()
         if weights is None:
             return None

@@ -18,7 +18,7 @@ Operations on whole tensors before and after the recurrences follow the same cho
 (:mod:`.linear`, :mod:`.poisson`, :mod:`.pointwise`, :mod:`.sequences`).
 
 Under autocast, a transform of :mod:`torch.func`, tracing or compilation, everything runs step by
-step, whichever value is chosen.
+step, regardless of the value.
 """
 
 from lfads_torch.recurrence.backend import Backend

@@ -213,13 +213,13 @@ def project(inputs: Tensor, weight: Tensor, bias: Tensor, out: Tensor) -> None:
 
 
 def apply(grads: Tensor, weight: Tensor, out: Tensor) -> None:
-    """Write the gradients (K, B, D) of inputs, given those (K, B, N) of what W maps them to."""
+    """Write the gradients (K, B, D) of inputs x, given the gradients (K, B, N) of W x."""
     torch.mm(grads.flatten(0, 1), weight, out=out.flatten(0, 1))
 
 
 def add_products(total: Tensor, grads: Tensor, inputs: Tensor) -> None:
     """Add to the gradient (N, D) of a weight: the sum over bins and trials of grads · inputsᵀ.
 
-    ``grads`` (K, B, N) are gradients of what the weight maps ``inputs`` (K, B, D) to.
+    ``grads`` (K, B, N) are the gradients of W x, for the weight W and the inputs x (K, B, D).
     """
     total.addmm_(grads.flatten(0, 1).t(), inputs.flatten(0, 1))

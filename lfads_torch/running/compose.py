@@ -236,7 +236,7 @@ def _packaged_models() -> list[DictConfig]:
 def _compose(
     config: DictConfig, name: str, overrides: list[str], folders: Sequence[Path]
 ) -> DictConfig:
-    """Let Hydra compose a primary configuration; ``name`` is what error messages call it."""
+    """Let Hydra compose a primary configuration, which error messages call ``name``."""
     searched = [f"file://{folder}" for folder in dict.fromkeys(folders)]
     # A search path in the configuration comes before the packaged folder, which is the last one.
     extra = OmegaConf.select(config, "hydra.searchpath") or []

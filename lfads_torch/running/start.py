@@ -75,7 +75,7 @@ def complete_run(
     run_dir
         The folder of the run. If it has a summary, training has ended.
     run
-        What :func:`lfads_torch.running.training.prepare` returned.
+        The run that :func:`lfads_torch.running.training.prepare` returned.
     checkpoint
         A checkpoint to continue training from.
     """

@@ -149,7 +149,7 @@ def train(
         The configuration, whose trainer, callbacks and loggers are made here. Relative paths in it
         are in the current folder, see :func:`lfads_torch.running.paths.placed_in`.
     run
-        What :func:`build` returned. The model is trained in place.
+        The run that :func:`build` returned. Its model is trained in place.
     checkpoint
         A checkpoint to continue from.
     callbacks, loggers

@@ -68,7 +68,7 @@ def _make_psth_in_blocks(make_psth: Any, recording: Any, *masks: Any, **paramete
     Returns
     -------
     tuple
-        What ``make_psth`` would return for all neurons.
+        The value that ``make_psth`` would return for all neurons.
     """
     heldin, heldout = (
         [column for column in recording.data.columns if column[0] == field]

@@ -136,7 +136,7 @@ def download_nwb(files: Sequence[RemoteFile]) -> list[Path]:
 
 
 def describe(files: Sequence[RemoteFile]) -> str:
-    """Return a table of the files, their sizes, and what is still to be downloaded."""
+    """Return a table of the files and their sizes, and the size of the remaining download."""
     lines = [
         f"  {file.size / 1e6:10.1f} MB  {file.local}  "
         f"({'downloaded' if file.is_downloaded else file.url})"
