@@ -1,4 +1,4 @@
-"""Compare ways to run a recurrence fast on a CPU: their time to get ready, and their time a pass.
+"""Compare ways to run a recurrence on a CPU: their preparation time, and the time of a pass.
 
     pip install numba
     python benchmarks/alternatives.py [--bins 140] [--torch-compile]

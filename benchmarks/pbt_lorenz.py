@@ -135,7 +135,7 @@ def evaluate(run_dir: Path, data: Path) -> dict[str, float]:
 
 
 def spent(run_dir: Path) -> dict[str, float]:
-    """Return the seconds that a sweep took by the clock, in its trials, and in their epochs."""
+    """Return the duration of a sweep, of its trials and of their epochs, in seconds."""
     summary = read_summary(run_dir)
     return {
         "seconds": summary["seconds"],

@@ -1,11 +1,11 @@
-"""How the time of a training step grows with bins, trials and neurons.
+"""Measure how the time of a training step grows with bins, trials and neurons.
 
     python benchmarks/scaling.py [--threads 1] [--repeats 5] [--plot docs/images/scaling.png]
 
 Takes the packaged model of MC_Maze_Small, with as many bins encoded as reconstructed, and changes
-one size at a time. Each row has the median of whole training steps (see benchmarks/step.py) beside
-the floor, the matrix products of the step. The last column is the exponent k with which time grew
-since the row before, as size to the power of k; 1 is linear. Bins and trials multiply all of the
+one size at a time. Each row has the median of whole training steps (see benchmarks/step.py), and
+that of the floor, the matrix products of the step. The last column is the exponent k with which
+time grew since the previous row, as size to the power of k; 1 is linear. Bins and trials multiply all of the
 arithmetic, neurons only the first and the last product.
 """
 
