@@ -5,8 +5,8 @@
 Takes the packaged model of MC_Maze_Small, with as many bins encoded as reconstructed, and changes
 one size at a time. Each row has the median of whole training steps (see benchmarks/step.py), and
 that of the floor, the matrix products of the step. The last column is the exponent k with which
-time grew since the previous row, as size to the power of k; 1 is linear. Bins and trials multiply all of the
-arithmetic, neurons only the first and the last product.
+time grew since the previous row, as size to the power of k; 1 is linear. Bins and trials multiply
+all of the arithmetic, neurons only the first and the last product.
 """
 
 import argparse

@@ -35,9 +35,9 @@ class Cell(nn.Module, ABC):
     """
 
     input_size: int
-    """D."""
+    """D, the number of inputs."""
     hidden_size: int
-    """H."""
+    """H, the number of units."""
 
     def __init__(self) -> None:
         super().__init__()
