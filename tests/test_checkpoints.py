@@ -288,7 +288,7 @@ PATHS = ["decoder.rnn.cell.gen_cell", "decoder.rnn.cell.con_cell", "encoder.ic_e
 class TestCellPutInByHand:
     """The arguments of the constructor contain nothing about such a cell."""
 
-    def test_is_refused_with_everything_that_helps(self, path, make, tmp_path):
+    def test_is_refused_with_a_helpful_message(self, path, make, tmp_path):
         saved_path = saved(with_cell(path, make), tmp_path / "model.ckpt")
         with pytest.raises(UserError) as error:
             LFADS.load_from_checkpoint(saved_path)

@@ -521,7 +521,7 @@ def test_batches_are_gathered_at_once(monkeypatch):
     assert [len(i) for i in indexed] == [5, 5, 5, 1]
 
 
-def test_data_live_where_the_model_is_trained(monkeypatch):
+def test_data_are_moved_to_the_device_of_the_model(monkeypatch):
     datamodule = in_memory(tiny_arrays(), batch_size=5, extra_keys=["inds"])
     device = torch.device("meta")
     datamodule.trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=device))

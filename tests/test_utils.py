@@ -67,7 +67,7 @@ def test_send_batch_to_device():
     assert tensor.device.type == "cpu"
 
 
-def test_send_a_bare_batch_to_where_it_is():
+def test_send_a_bare_batch_to_its_own_device():
     batch = SessionBatch(torch.rand(2, 3, 4), torch.rand(2, 3, 4))
     sent = send_batch_to_device(batch, torch.device("cpu"))
     assert sent.encod_data is batch.encod_data

@@ -332,7 +332,7 @@ def test_data_where_the_likelihood_is_zero(recon, data, words):
         (make_zig(), tensor(0.0, 0.11, NAN)),
     ],
 )
-def test_data_that_are_fine(recon, data):
+def test_valid_data(recon, data):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         recon.check_data(data)

@@ -42,7 +42,7 @@ def test_dtype_and_shape(pool):
     assert pool.empty((), LIKE).shape == ()
 
 
-def test_what_is_returned_may_be_changed_in_place_by_autograd(pool):
+def test_a_buffer_may_be_changed_in_place_by_autograd(pool):
     x = large(pool).fill_(1.0)
     weight = torch.ones(1024, requires_grad=True)
     x.mul_(weight).sum().backward()

@@ -120,7 +120,7 @@ def test_script_reports_mistakes(trained, trials, monkeypatch, capsys):
     assert "UserError: There is no session 1" in capsys.readouterr().err
 
 
-def test_which_checkpoint(trained, tmp_path, trials):
+def test_choice_of_the_checkpoint(trained, tmp_path, trials):
     run_dir, _ = trained
     best = json.loads((run_dir / "summary.json").read_text())["best_checkpoint"]
     assert checkpoint_of_run(run_dir) == run_dir / best
@@ -154,7 +154,7 @@ def test_an_earlier_output_is_kept(trials, tmp_path):
 
 
 @pytest.mark.parametrize("named", ["[1]", "a*"])
-def test_a_path_is_no_pattern(named, tmp_path):
+def test_a_path_is_not_a_pattern(named, tmp_path):
     arrays = {"test_encod_data": tiny_arrays()["valid_encod_data"]}
     write_file(tmp_path / "a1.h5", arrays)
     file = write_file(tmp_path / f"{named}.h5", arrays)
@@ -230,7 +230,7 @@ BAD = {
 
 
 @pytest.mark.parametrize(("changes", "message"), BAD.values(), ids=BAD)
-def test_trials_that_do_not_fit(changes, message, tmp_path):
+def test_trials_of_other_sizes_are_refused(changes, message, tmp_path):
     data = write_file(tmp_path / "bad.h5", changed(**changes))
     run_dir = run_of(tmp_path / "run", tiny_model())
     with pytest.raises(ValueError, match=message) as error:

@@ -18,7 +18,7 @@ def titles(figure):
     return [axes.get_title() for axes in figure.axes]
 
 
-def test_draws_score_and_what_varies(sweep):
+def test_draws_the_score_and_hyperparameters_that_vary(sweep):
     figure = plot_pbt_hps(sweep, save_dir=sweep / "plots")
     assert titles(figure) == ["score", "model.lr_init"]
     assert matplotlib.image.imread(sweep / "plots" / "pbt_hps.png").std() > 0

@@ -91,7 +91,7 @@ def test_nothing_else_changes(tmp_path, copied):
         assert stat.S_IMODE(paths[0].stat().st_mode) == 0o640
 
 
-def test_what_is_returned(tmp_path):
+def test_returned_values(tmp_path):
     for name in ("x", "y"):
         (tmp_path / name).mkdir()
     first, second = write_sessions(tmp_path, n_trials=16)

@@ -135,7 +135,7 @@ def test_merged_fields(tmp_path):
     assert (tmp_path / "o_sess0_continuous.1.h5").exists()
 
 
-def test_what_cannot_be_merged(tmp_path):
+def test_files_that_cannot_be_merged(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"gone\.h5"):
         merge_file(tmp_path / "gone.h5")
     (tmp_path / "text.h5").write_text("x")

@@ -218,7 +218,7 @@ def test_arrays_that_cannot_be_shuffled(tmp_path):
         fit(path, NLBEvaluation(1), reshuffle_tv_seed=5)
 
 
-def test_validation_alone(tmp_path):
+def test_validation_without_training(tmp_path):
     path = write(tmp_path / "data.h5", benchmark_arrays())
     trainer, model, datamodule = fit(path, NLBEvaluation(1))
     fitted = {k: float(v) for k, v in trainer.callback_metrics.items()
