@@ -36,7 +36,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Run the command.
+    """Parse the command line, write the submission, and print its scores.
 
     Parameters
     ----------

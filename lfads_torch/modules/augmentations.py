@@ -174,7 +174,7 @@ class SelectiveBackpropThruTime:
     """
 
     def process_batch(self, batch: SessionBatch) -> SessionBatch:
-        """Replace NaN.
+        """Replace missing samples (NaN) of input and target.
 
         Missing targets become the mean of their channel over the batch. They then lie in the
         support of the likelihood, so that their losses, which are masked later, are finite. A

@@ -196,7 +196,7 @@ class AutoregressiveMultivariateNormal(Prior):
 
     @property
     def nvar(self) -> Tensor:
-        """(D) noise variances."""
+        """(D) noise variances of the process."""
         return self.lognvars.exp()
 
     def make_posterior(self, mean: Tensor, std: Tensor) -> Distribution:
