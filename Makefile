@@ -1,5 +1,5 @@
-# Everything runs in .venv, which the first target that needs it makes, and which is brought up to
-# date when setup.py, pyproject.toml, constraints.txt or this file has changed.
+# Everything runs in .venv. The first target that needs it creates it, and it is updated whenever
+# setup.py, pyproject.toml, constraints.txt or this file has changed.
 
 PYTHON ?= python3
 ARGS ?=
@@ -10,12 +10,13 @@ STAMP := $(VENV)/.installed
 # The exact versions in constraints.txt are those of Python 3.11; others take the newest allowed.
 CONSTRAINTS ?= $(shell $(PYTHON) -c 'import sys; print("constraints.txt" if sys.version_info[:2] == (3, 11) else "")')
 EXTRAS := tune,nlb,dev
-# Installed without its dependencies: it demands a pandas that no supported Python can install.
+# This package is installed without its dependencies, because it requires a version of pandas that no
+# supported Python can install.
 NLB_TOOLS := nlb_tools==0.0.4
-# What `make constraints` is given, beside the bounds in setup.py.
+# Further requirements of `make constraints`, in addition to the bounds in setup.py.
 PINNED := torch==2.13.0
 
-# What another project's environment may have set.
+# Variables that the environment of another project may have set.
 unexport PYTHONPATH PYTHONHOME PYTHONSTARTUP VIRTUAL_ENV
 
 .DEFAULT_GOAL := help
@@ -28,7 +29,8 @@ help: ## list the targets
 setup: $(STAMP) ## make or update the environment in .venv
 
 # The stamp is written last and holds the path of the checkout. Without it (a set-up that was
-# interrupted, a checkout that was moved) the environment is made from scratch, else updated.
+# interrupted, a checkout that was moved) the environment is created from scratch, otherwise it is
+# updated.
 ifneq ($(shell cat $(STAMP) 2>/dev/null),$(CURDIR))
 .PHONY: $(STAMP)
 endif
@@ -40,14 +42,14 @@ $(STAMP): setup.py pyproject.toml constraints.txt Makefile
 	$(BIN)/python -m pip install --quiet --no-deps $(NLB_TOOLS)
 	@echo "$(CURDIR)" > $@
 
-# One thread: on few cores, a pool of threads waits more than it works on matrices this small.
+# There is one thread, because with several, threads mostly wait when matrices are this small.
 run: $(STAMP) ## train on the shipped data; or ARGS="..." for scripts/run_single.py
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python scripts/run_single.py $(or $(ARGS),trainer.max_epochs=120)
 
-test: $(STAMP) ## run the fast tests; ARGS="..." is handed to pytest
+test: $(STAMP) ## run the fast tests; ARGS="..." is passed to pytest
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
 
-test-slow: $(STAMP) ## run the slow tests; ARGS="..." is handed to pytest
+test-slow: $(STAMP) ## run the slow tests; ARGS="..." is passed to pytest
 	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -m slow --timeout=600 $(ARGS); status=$$?; \
 	if [ $$status -eq 5 ]; then echo "There is no slow test."; else exit $$status; fi
 
@@ -55,7 +57,7 @@ lint: $(STAMP) ## check style and format
 	$(BIN)/python -m ruff check
 	$(BIN)/python -m ruff format --check
 
-format: $(STAMP) ## mend style and format
+format: $(STAMP) ## correct style and format
 	$(BIN)/python -m ruff check --fix
 	$(BIN)/python -m ruff format
 
@@ -66,7 +68,7 @@ layers: $(STAMP) ## check which parts of the package may import which (pyproject
 	$(BIN)/lint-imports
 
 # Needs Python 3.11. Local version labels (torch's +cpu) are cut off, so that any build satisfies them.
-constraints: ## write constraints.txt anew, with the newest versions that setup.py allows
+constraints: ## update constraints.txt to the newest versions that setup.py allows
 	@set -e; tmp=$$(mktemp -d); trap 'rm -rf "$$tmp"' EXIT; \
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info[:2] == (3, 11) else "Python 3.11 is needed")'; \
 	$(PYTHON) -m venv "$$tmp/venv"; \

@@ -1,4 +1,4 @@
-"""Ways to run a recurrence fast on a CPU: how long each takes to get ready, and then for a pass.
+"""Compare ways to run a recurrence on a CPU: their preparation time, and the time of a pass.
 
     pip install numba
     python benchmarks/alternatives.py [--bins 140] [--torch-compile]

@@ -8,12 +8,12 @@ cut into overlapping windows without regard to trials, a model is trained on the
 and what it infers is merged. Ridge regressions from the rates, and from spikes, to the force are
 trained on the training blocks, where their penalty, lag and smoothing are chosen by
 cross-validation, and tested on the validation blocks. Nothing is chosen on these: the model's last
-weights are used, not its best.
+weights are used, not its best ones.
 
 The benchmark prints tables of R² and of the steps of rates where windows meet. It writes them to
 tables.md, and a picture to continuous.png, in the output folder, which also holds the runs.
 Arguments of the form key=value override the configuration of the model. Runs that exist already are
-used as they are. docs/continuous.md has the results.
+not repeated. docs/continuous.md has the results.
 """
 
 import argparse

@@ -2,10 +2,10 @@
 
     OMP_NUM_THREADS=1 python benchmarks/multisession.py [--output runs/multisession]
 
-After the multi-session experiment of Pandarinath et al. 2018 (Nature Methods 15:805), with
-synthetic data: sessions with different neurons of one chaotic network are aligned, and models are
+This imitates the multi-session experiment of Pandarinath et al. 2018 (Nature Methods 15:805) with
+synthetic data. Sessions with different neurons of one chaotic network are aligned, and models are
 trained on all sessions together (with read-ins from principal components regression, or random
-ones) and on each session alone. Then a linear decoder of the network's latents is trained on the
+ones) and on each single session. Then a linear decoder of the network's latents is trained on the
 factors of all sessions except one, and tested on the validation trials of that one. The benchmark
 prints the tables and writes them to tables.md, and a picture to multisession.png, in the output
 folder, which also holds the runs.

@@ -13,8 +13,8 @@ of the held-out neurons (co-smoothing), and the R² of its rates to the true one
 The random search keeps the best epoch of each of its models, population-based training the last.
 
 The tables are printed, and written to tables.md beside the folders of the sweeps. Sweeps that are
-finished are not run again, and an interrupted one is resumed. Words of the form key=value override
-the configuration of every sweep.
+finished are not run again, and an interrupted one is resumed. Arguments of the form key=value
+override the configuration of every sweep.
 
 With --overhead there is one search on the shipped Lorenz data, in generations of 25 epochs, whose
 time outside of epochs is measured. docs/sweeps.md has the results of both.
@@ -65,7 +65,7 @@ Scores = Mapping[str, float]
 def make_data(path: Path, args: argparse.Namespace) -> Path:
     """Generate a session whose validation trials are split in two, one half for testing.
 
-    A file that exists is left as it is.
+    An existing file does not change.
     """
     if not path.exists():
         sizes = {
@@ -87,7 +87,7 @@ def make_data(path: Path, args: argparse.Namespace) -> Path:
 
 
 def search(name: str, seed: int, data: Path, run_dir: Path, args: argparse.Namespace) -> None:
-    """Run a sweep in a folder of its own, or resume it; a finished one is left as it is."""
+    """Run or resume a sweep in its own folder, unless it has been finished."""
     if (run_dir / "config.yaml").exists():
         resume_sweep(run_dir)
         return
@@ -135,7 +135,7 @@ def evaluate(run_dir: Path, data: Path) -> dict[str, float]:
 
 
 def spent(run_dir: Path) -> dict[str, float]:
-    """Return the seconds that a sweep took by the clock, in its trials, and in their epochs."""
+    """Return the duration of a sweep, of its trials and of their epochs, in seconds."""
     summary = read_summary(run_dir)
     return {
         "seconds": summary["seconds"],

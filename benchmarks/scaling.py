@@ -1,12 +1,12 @@
-"""How the time of a training step grows with bins, trials and neurons.
+"""Measure how the time of a training step grows with bins, trials and neurons.
 
     python benchmarks/scaling.py [--threads 1] [--repeats 5] [--plot docs/images/scaling.png]
 
 Takes the packaged model of MC_Maze_Small, with as many bins encoded as reconstructed, and changes
-one size at a time. Each row has the median of whole training steps (see benchmarks/step.py) beside
-the floor, the matrix products of the step. The last column is the exponent k with which time grew
-since the row before, as size to the power of k; 1 is linear. Bins and trials multiply all of the
-arithmetic, neurons only the first and the last product.
+one size at a time. Each row has the median of whole training steps (see benchmarks/step.py), and
+that of the floor, the matrix products of the step. The last column is the exponent k with which
+time grew since the previous row, as size to the power of k; 1 is linear. Bins and trials multiply
+all of the arithmetic, neurons only the first and the last product.
 """
 
 import argparse
@@ -41,7 +41,7 @@ class Row(NamedTuple):
 
 
 def overrides(sizes: dict[str, int]) -> list[str]:
-    """Return the words that give a packaged model of one session these sizes."""
+    """Return the overrides that give a packaged model of one session these sizes."""
     return [
         f"model.encod_seq_len={sizes['bins']}",
         f"model.recon_seq_len={sizes['bins']}",
@@ -84,7 +84,7 @@ def plot(rows: list[Row], path: Path) -> None:
 
 
 def title(axis: str) -> str:
-    """Say what the other sizes are."""
+    """Return the title of a panel, which names the sizes that do not change."""
     return ", ".join(f"{size} {name}" for name, size in BASE.items() if name != axis)
 
 

@@ -1,4 +1,4 @@
-"""The time of a training step, compared with that of the matrix products that it consists of.
+"""Measure the time of a training step, and compare it with the time of its matrix products.
 
     python benchmarks/step.py [--models nlb_mc_maze …] [--threads 1 2] [--repeats 15]
 
@@ -92,7 +92,7 @@ def training_step(model: LFADS, batch: SessionBatch) -> Callable[[], None]:
 
 
 class Linear(NamedTuple):
-    """A matrix that is multiplied with what every trial has in every bin."""
+    """A matrix that is multiplied with a vector of every trial in every bin."""
 
     n_in: int
     n_out: int
@@ -254,7 +254,7 @@ def _memory_kb(key: str) -> int | None:
 
 
 def in_new_process(threads: int, function: Callable[..., Any], *args: Any) -> Any:
-    """Call a function in a process of its own, with so many threads."""
+    """Call a function in a new process with this number of threads."""
     for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
         os.environ[variable] = str(threads)
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:

@@ -1,4 +1,4 @@
-"""What the trainer, its callbacks and its loggers add to a training step.
+"""Measure the time that the trainer, its callbacks and its loggers add to a training step.
 
     OMP_NUM_THREADS=1 python benchmarks/trainer.py [--epochs 5] [key=value …]
 
@@ -8,7 +8,7 @@ seconds of an epoch, those of the steps themselves are subtracted (the model's t
 validation steps, backward passes, clipping, AdamW); the rest is gathering batches, hooks, logs,
 checkpoints and the trainer's loops. Prints medians over all epochs but the first, which draws
 figures. With one thread, times are those of the processor, so that other programs on the machine
-matter little. Words of the form key=value override the configuration.
+matter little. Arguments of the form key=value override the configuration.
 """
 
 import argparse
@@ -47,14 +47,14 @@ class Stopwatch:
         self._start = 0.0
 
     def start_epoch(self) -> None:
-        """Keep what passed since the start of the epoch before, and start anew."""
+        """Record the time since the start of the previous epoch, and start from zero."""
         now = clock()
         if self._start:
             self.epochs.append((now - self._start, self._in_steps))
         self._start, self._in_steps = now, 0.0
 
     def watch(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Return the function, its time counted as time in the step."""
+        """Return the function, such that its duration counts as time in the step."""
 
         def watched(*args: Any, **kwargs: Any) -> Any:
             start = clock()
@@ -89,7 +89,7 @@ class Stopwatch:
 
 
 def write_data(path: Path) -> None:
-    """Write spikes as many as those of MC_Maze in 20 ms bins, about."""
+    """Write synthetic spikes, of which there are about as many as in MC_Maze in 20 ms bins."""
     rng = np.random.default_rng(0)
     with h5py.File(path, "w") as file:
         for split, n_trials in SIZES.items():

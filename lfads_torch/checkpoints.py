@@ -1,10 +1,10 @@
-"""Checkpoints that rebuild a model, and that can be read without executing what is in them.
+"""Checkpoints that rebuild a model, and that can be read without executing code from them.
 
-A checkpoint holds tensors and plain values only. What the model was constructed from (read-ins,
-priors, augmentations and so on) is described by recipes, see :mod:`lfads_torch.recipes`. The class
-of every module is recorded too, so that a module that was put in by hand is rebuilt or reported,
-and never replaced by another with the same weights. Checkpoints of the published implementation
-pickle objects instead, see :mod:`lfads_torch.published_checkpoints`.
+A checkpoint holds only tensors and plain values. Recipes describe the objects from which the model
+was constructed (read-ins, priors, augmentations and so on), see :mod:`lfads_torch.recipes`. The
+class of every module is recorded too. Therefore a module that was put in by hand is rebuilt or
+reported, and its weights are never loaded into another class. Checkpoints of the published
+implementation pickle objects instead, see :mod:`lfads_torch.published_checkpoints`.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -38,7 +38,7 @@ __all__ = [
 def load_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
     """Read a checkpoint without executing anything in it.
 
-    Tensors and plain values are read as they are. Objects of any other class become inert records
+    Tensors and plain values are read normally. Objects of any other class become inert records
     of their state.
 
     Raises
@@ -46,20 +46,20 @@ def load_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, An
     FileNotFoundError
         If there is no such file.
     ValueError
-        If it is no checkpoint of an LFADS model.
+        If it is not a checkpoint of an LFADS model.
     """
     path = Path(path)
     if not path.is_file():
         raise MissingFileError(f"There is no checkpoint {path} (looked from {Path.cwd()}).")
     try:
         foreign = torch.serialization.get_unsafe_globals_in_checkpoint(str(path))
-        stand_ins: Any = [(InertObject.standing_for(name), name) for name in foreign]
-        with torch.serialization.safe_globals(stand_ins):
+        record_classes: Any = [(InertObject.standing_for(name), name) for name in foreign]
+        with torch.serialization.safe_globals(record_classes):
             checkpoint = torch.load(path, map_location=map_location, weights_only=True)
     except Exception as error:
         raise UserError(f"{path} cannot be read as a checkpoint: {error}") from error
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
-        raise UserError(f"{path} is no checkpoint of a model: it has no 'state_dict'.")
+        raise UserError(f"{path} is not a checkpoint of a model: it has no 'state_dict'.")
     return checkpoint
 
 
@@ -75,8 +75,9 @@ def load_model(
 ) -> Any:
     """Rebuild the model of a checkpoint, with its weights.
 
-    Parameters are those of :meth:`lfads_torch.model.LFADS.load_from_checkpoint`, its class, and the
-    names of the constructor's arguments that are parts.
+    The parameters are those of :meth:`lfads_torch.model.LFADS.load_from_checkpoint`, and in
+    addition the class of the model (``cls``) and the names of the constructor's arguments that are
+    objects (``parts``).
     """
     checkpoint = load_checkpoint(path, map_location)
     cls = model_class(cls, checkpoint, trusted)
@@ -96,14 +97,14 @@ def constructor_arguments(
     overrides: Mapping[str, Any],
     trusted: Sequence[str],
 ) -> dict[str, Any]:
-    """Return what to construct the model of a checkpoint with.
+    """Return the arguments with which to construct the model of a checkpoint.
 
     Parameters
     ----------
     cls
         The model's class.
     checkpoint
-        As :func:`load_checkpoint` returned it.
+        The checkpoint, as :func:`load_checkpoint` returned it.
     parts
         Names of the arguments that are objects.
     overrides
@@ -114,7 +115,7 @@ def constructor_arguments(
     Raises
     ------
     ValueError
-        If an argument is in neither, or cannot be rebuilt.
+        If an argument is neither in the checkpoint nor in ``overrides``, or cannot be rebuilt.
     """
     saved = dict(checkpoint.get("hyper_parameters", {}))
     recipes = checkpoint.get("lfads_parts")
@@ -197,7 +198,7 @@ def _is_plain(value: Any) -> bool:
 
 
 def describe_modules(model: nn.Module) -> dict[str, dict[str, Any]]:
-    """Return the class and the recipe of every module, by where it sits; parents come first."""
+    """Return the class and the recipe of every module by its path; parents come first."""
     return {
         path: {"class": _name(_class(module)), "recipe": describe(module) if path else None}
         for path, module in model.named_modules()
@@ -211,28 +212,28 @@ def restore_modules(
     given: Sequence[str],
     trusted: Sequence[str],
 ) -> None:
-    """Put in the modules that were saved where the constructor makes others, in place.
+    """Replace, in place, the modules that differ from those that were saved.
 
     Parameters
     ----------
     model
-        As its constructor makes it.
+        The model, as its constructor made it.
     checkpoint
-        As :func:`load_checkpoint` returned it.
+        The checkpoint, as :func:`load_checkpoint` returned it.
     modules
-        Modules to put in instead, by where they sit.
+        Modules to use in place of the saved ones, by their paths in the model.
     given
-        Parts that were given to the constructor, which stay as they are.
+        Names of the parts that were given to the constructor, which are not replaced.
     trusted
-        Packages whose classes may be made besides those of lfads_torch and torch.nn.
+        Packages whose classes may be built, in addition to those of lfads_torch and torch.nn.
 
     Raises
     ------
     UserError
-        If a module cannot be rebuilt, or one was given for a place that does not exist.
+        If a module cannot be rebuilt, or if the model has no module at one of the given paths.
     """
     for path, module in modules.items():
-        _put(model, path, module)
+        _set_module(model, path, module)
     for path, saved, built in _differences(model, checkpoint, [*given, *modules]):
         remedy = f"pass modules={{{path!r}: …}} to load_from_checkpoint"
         recipe = saved.get("recipe")
@@ -251,11 +252,11 @@ def restore_modules(
                 f"The checkpoint holds a {saved['class']} at {path}, {reason}, and the model has "
                 f"{built} there: {remedy}."
             )
-        _put(model, path, made)
+        _set_module(model, path, made)
 
 
 def check_modules(model: nn.Module, checkpoint: Mapping[str, Any]) -> None:
-    """Raise a UserError if a model has other modules than the one that was saved."""
+    """Raise a UserError if the modules of a model are not those of the saved model."""
     for path, saved, built in _differences(model, checkpoint, []):
         raise UserError(
             f"The checkpoint holds a {saved['class']} at {path}, but the model has {built} there: "
@@ -264,12 +265,12 @@ def check_modules(model: nn.Module, checkpoint: Mapping[str, Any]) -> None:
 
 
 def load_weights(model: nn.Module, path: str | Path) -> None:
-    """Load the weights of a checkpoint into a model that has the modules that were saved.
+    """Load the weights of a checkpoint into a model with the same modules.
 
     Raises
     ------
     FileNotFoundError, UserError
-        If there is no such checkpoint, or it is of a model with other modules.
+        If there is no such checkpoint, or if its model has other modules.
     """
     checkpoint = load_checkpoint(path)
     check_modules(model, checkpoint)
@@ -279,11 +280,11 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
 def _differences(
     model: nn.Module, checkpoint: Mapping[str, Any], given: Sequence[str]
 ) -> Iterator[tuple[str, dict[str, Any], str]]:
-    """Yield where a model has another module than was saved, what was saved and what it has.
+    """Yield the path, the saved description and the present class of each module that differs.
 
-    Places in ``given`` and what is below them are left out. Parents come before their children,
-    and a module is looked up only when its turn comes: a caller may replace a parent that differs,
-    and then sees how the children of the replacement differ.
+    The parts in ``given`` and the modules inside them are left out. Parents come before their
+    children, and a module is only looked up when the iteration reaches it: a caller may replace a
+    parent that differs, and then sees how the children of the replacement differ.
     """
     for path, saved in checkpoint.get("lfads_modules", {}).items():
         if not path or any(f"{path}.".startswith(f"{place}.") for place in given):
@@ -296,10 +297,10 @@ def _differences(
 
 
 def _class(module: nn.Module) -> type[nn.Module]:
-    """Return the class of a module; that of lists which do nothing but hold modules is one.
+    """Return the class of a module, and ModuleList for lists that do nothing but hold modules.
 
-    Read-ins, read-outs and reconstructions of several sessions are made by classes that derive
-    from ModuleList, and are lists afterwards.
+    The read-ins, read-outs and reconstructions of several sessions are made by classes that derive
+    from ModuleList. Once they are made, nothing but the modules in them matters.
     """
     holds_only = isinstance(module, nn.ModuleList) and type(module).forward is nn.ModuleList.forward
     return nn.ModuleList if holds_only else type(module)
@@ -317,13 +318,15 @@ def _is_named(cls: type[nn.Module], name: str) -> bool:
 
 
 def _module_at(model: nn.Module, path: str) -> nn.Module | None:
+    """Return the module at a path in the model, or None if there is none."""
     try:
         return model.get_submodule(path)
     except AttributeError:
         return None
 
 
-def _put(model: nn.Module, path: str, module: nn.Module) -> None:
+def _set_module(model: nn.Module, path: str, module: nn.Module) -> None:
+    """Replace the module at a path in the model."""
     parent_path, _, name = path.rpartition(".")
     parent = _module_at(model, parent_path) if parent_path else model
     if parent is None:
@@ -332,4 +335,5 @@ def _put(model: nn.Module, path: str, module: nn.Module) -> None:
 
 
 def _name(cls: type) -> str:
+    """Return the full name of a class, with its module."""
     return f"{cls.__module__}.{cls.__qualname__}"

@@ -13,7 +13,7 @@ from lfads_torch.tuples import EncoderOutput, SessionBatch
 
 
 class NonFiniteLossError(UserError):
-    """The loss is infinite or not a number, so training cannot go on."""
+    """The loss is infinite or not a number, so training cannot continue."""
 
 
 def check_sizes(hps: Any) -> None:
@@ -34,7 +34,19 @@ def check_sizes(hps: Any) -> None:
 
 
 def check_encoder_output(found: Any, n_trials: int, hps: Any, use_con: bool) -> EncoderOutput:
-    """Return what an encoder returned; raise a UserError if it is not what the decoder needs."""
+    """Return the output of an encoder, and raise a UserError if the decoder cannot use it.
+
+    Parameters
+    ----------
+    found
+        What the encoder returned.
+    n_trials
+        B, the number of encoded trials.
+    hps
+        The model's hyperparameters.
+    use_con
+        Whether there is a controller. Without one, the controller input has no channels.
+    """
     if not isinstance(found, tuple | list) or len(found) != len(EncoderOutput._fields):
         raise UserError(
             f"model.encoder must return an EncoderOutput({', '.join(EncoderOutput._fields)}), but "
@@ -62,7 +74,7 @@ def check_encoder_output(found: Any, n_trials: int, hps: Any, use_con: bool) -> 
 def check_data(model: Any, batch: SessionBatch, name: str, session: int) -> None:
     """Raise a UserError if a model cannot be trained on these trials.
 
-    Parameters are those of :meth:`lfads_torch.model.LFADS.check_data`, and the model.
+    The parameters are the model and those of :meth:`lfads_torch.model.LFADS.check_data`.
     """
     if session >= len(model.readin):
         raise UserError(
@@ -122,9 +134,9 @@ def check_finite(terms: LossTerms, hps: Mapping[str, Any], where: str, split: st
 
 
 def why_step_by_step(model: Any) -> list[str]:
-    """Return which parts of a model cannot be run fused, each with the reason.
+    """Return the parts of a model that no fused implementation can run, each with the reason.
 
-    Nothing is returned where ``recurrence`` is ``plain``, which asks for steps.
+    The list is empty if ``recurrence`` is ``plain``, since the user then asked for single steps.
     """
     if model.hparams.recurrence == "plain":
         return []

@@ -1,4 +1,4 @@
-"""The data module: session files become batches of trials.
+"""The data module, which reads session files and makes batches of trials.
 
     session files → arrays → SessionBatch of all trials → SessionDataset → batches
 
@@ -103,8 +103,8 @@ class BasicDataModule(pl.LightningDataModule):
     Raises
     ------
     UserError
-        If an argument is out of range; and from ``setup()``, if no file matches or a file does not
-        hold what it must.
+        If an argument is out of range; and from ``setup()``, if no file matches the pattern or if a
+        file lacks an array that is needed.
     """
 
     hparams: Any  # type: ignore[assignment]
@@ -144,9 +144,9 @@ class BasicDataModule(pl.LightningDataModule):
     # ------------------------------------------------------------------ reading the files
 
     def setup(self, stage: str | None = None) -> None:
-        """Read the files, once.
+        """Read the files when this is called for the first time.
 
-        At stage ``"predict"`` they need not hold trials to train on: any one of the splits is
+        At stage ``"predict"`` they need not hold trials for training: any one of the splits is
         enough.
         """
         to_infer = stage == "predict"
@@ -198,6 +198,7 @@ class BasicDataModule(pl.LightningDataModule):
                 )
 
     def _check_batch_keys(self, sessions: Mapping[Path, Arrays]) -> None:
+        """Check that all files have the extras, with an entry for each trial."""
         for path, arrays in sessions.items():
             for key, split in product(self.hparams.batch_keys, MANDATORY_KEYS):
                 if f"{split}_encod_data" not in arrays:
@@ -216,6 +217,7 @@ class BasicDataModule(pl.LightningDataModule):
                     )
 
     def _set_attributes(self, sessions: Mapping[Path, Arrays]) -> None:
+        """Set the arrays that ``attr_keys`` names as attributes."""
         for key in self.hparams.attr_keys:
             if hasattr(type(self), key) or key in BasicDataModule.__annotations__:
                 raise UserError(
@@ -231,6 +233,7 @@ class BasicDataModule(pl.LightningDataModule):
             setattr(self, key, values[0] if len(values) == 1 else values)
 
     def _warn_of_small_sessions(self, files: Sequence[Path]) -> None:
+        """Warn of sessions that have fewer trials than their share of a batch."""
         n_trials = self._trials_per_session(len(files))
         for path, dataset in zip(files, self.train_ds, strict=True):
             if len(dataset) < n_trials:
@@ -271,6 +274,7 @@ class BasicDataModule(pl.LightningDataModule):
         return self.hparams.batch_size // n_sessions
 
     def _loaders(self, datasets: Sequence[SessionDataset], train: bool) -> dict[int, DataLoader]:
+        """Return the loader of batches of each session."""
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
         loaders = {}
         for session, dataset in enumerate(datasets):
@@ -285,5 +289,5 @@ class BasicDataModule(pl.LightningDataModule):
 
 
 def _unchanged(batch: Any) -> Any:
-    """Return what the data set gives, which is a batch already."""
+    """Return an item of the data set, which is already a batch."""
     return batch

@@ -1,4 +1,4 @@
-"""Losses and metrics of an epoch: averaged over its steps, and named as they are logged."""
+"""Averages losses and metrics over the steps of an epoch, and names them for logging."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -90,14 +90,24 @@ def record_metrics(
 
 def _with_missing(processed: Tensor, raw: Tensor) -> Tensor:
     """Return processed data with NaN where the raw data have NaN, so that metrics leave it out."""
-    # On other devices than a CPU, to ask takes longer than to assume.
+    # On devices other than a CPU, testing for NaN takes longer than replacing all values.
     if processed is raw or (utils.on_cpu(raw) and not raw.sum().isnan()):
         return processed
     return processed.masked_fill(raw.isnan(), torch.nan)
 
 
 def named_means(means: EpochMeans, split: str, loss_scale: float) -> dict[str, Tensor]:
-    """Return means under the names that they are logged by, with the loss that they make."""
+    """Return the means under the names by which they are logged, and the loss that follows.
+
+    Parameters
+    ----------
+    means
+        The means of the epoch.
+    split
+        ``"train"`` or ``"valid"``, which precedes the names.
+    loss_scale
+        Factor of the whole loss.
+    """
     values = means.compute()
     loss = total_loss(
         values["recon"],
@@ -109,7 +119,7 @@ def named_means(means: EpochMeans, split: str, loss_scale: float) -> dict[str, T
     )
     named = {f"{split}/loss": loss}
     for name, value in values.items():
-        # Augmentations give full names.
+        # Augmentations log their values under full names.
         named[name if name.startswith(f"{split}/") else f"{split}/{name}"] = value
     return named
 

@@ -1,4 +1,4 @@
-"""Files that are never half-written and never silently replaced."""
+"""Writes files so that they are never incomplete and never replaced without notice."""
 
 import os
 import shutil
@@ -12,15 +12,16 @@ from lfads_torch.errors import FileAccessError
 
 @contextmanager
 def written_atomically(path: str | Path, keep_old: bool = False) -> Iterator[Path]:
-    """Give the path of a temporary file to write, which becomes ``path`` when all is written.
+    """Yield the path of a temporary file, which becomes ``path`` when it is complete.
 
     When the block ends, the content of the temporary file is flushed to the disk and the file
-    takes the place of ``path`` in one step, so that no reader and no interruption ever meets half
-    a file. If the block raises, the temporary file is removed and ``path`` stays as it was.
+    takes the place of ``path`` in one step. So no reader ever sees an incomplete file, and no
+    interruption ever leaves one. If the block raises an error, the temporary file is removed and
+    ``path`` does not change.
 
     The temporary file lies in the folder of ``path``, which is made if it is missing. It is hidden
     (its name starts with a dot) and has the suffix of ``path``, so that writers that choose a
-    format by the suffix work. A process that is killed leaves nothing else behind.
+    format by the suffix work. If the process is killed, only this hidden file may remain.
 
     Parameters
     ----------
@@ -80,7 +81,7 @@ def _prepare_folder(path: Path) -> None:
 
 
 def _temporary(path: Path) -> Path:
-    """Return an unused path beside ``path``. The number lets several processes write at once."""
+    """Return an unused path in the folder of ``path``, so that several processes can write."""
     return path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}.partial{path.suffix}")
 
 
@@ -100,7 +101,7 @@ def move_aside(path: str | Path) -> Path | None:
         return None
     stem, suffix = (path.name, "") if path.is_dir() else (path.stem, path.suffix)
     number = 1
-    while (aside := path.with_name(f"{stem}.{number}{suffix}")).exists():
+    while (renamed := path.with_name(f"{stem}.{number}{suffix}")).exists():
         number += 1
-    path.rename(aside)
-    return aside
+    path.rename(renamed)
+    return renamed

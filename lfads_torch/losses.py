@@ -12,10 +12,24 @@ from torch import Tensor
 
 
 def ramp(epoch: int, start: int, increase: int) -> float:
-    """Return how much of a penalty applies in an epoch: clip((epoch + 1 - start)/(increase + 1)).
+    """Return the ramp of a penalty in an epoch: clip((epoch + 1 - start)/(increase + 1), 0, 1).
 
-    Rises linearly from epoch ``start`` on and reaches 1 after ``increase`` further epochs; epochs
-    count from 0.
+    The ramp multiplies the penalty. It rises linearly from epoch ``start`` on and reaches 1 after
+    ``increase`` further epochs.
+
+    Parameters
+    ----------
+    epoch
+        The epoch, counted from 0.
+    start
+        The first epoch in which the penalty applies.
+    increase
+        The number of epochs over which the ramp rises; 0 applies the whole penalty from ``start``.
+
+    Returns
+    -------
+    float
+        A number between 0 and 1.
     """
     return min(max((epoch + 1 - start) / (increase + 1), 0.0), 1.0)
 
@@ -28,16 +42,45 @@ def total_loss(
     kl_ramp: float | Tensor,
     loss_scale: float,
 ) -> Tensor:
-    """Return loss_scale · (recon + l2_ramp · l2 + kl_ramp · kl), a scalar."""
+    """Return the loss that is minimised: loss_scale · (recon + l2_ramp · l2 + kl_ramp · kl).
+
+    Parameters
+    ----------
+    recon
+        Reconstruction loss, the mean over sessions.
+    l2, l2_ramp
+        L2 penalty, and its ramp.
+    kl, kl_ramp
+        KL divergences of initial condition and controller output, scaled, and their ramp.
+    loss_scale
+        Factor of the whole loss.
+
+    Returns
+    -------
+    Tensor
+        A scalar.
+    """
     return loss_scale * (recon + (l2_ramp * l2 + kl_ramp * kl))
 
 
 def reduce_recon(losses: Tensor, mean: bool) -> Tensor:
-    """Reduce losses (B, T, N) to a scalar.
+    """Reduce the reconstruction losses (B, T, N) to a scalar.
 
-    The mean over everything, or the sum over bins and channels averaged over trials.
+    Parameters
+    ----------
+    losses
+        (B, T, N) losses of single samples.
+    mean
+        Whether to average over all samples. Otherwise the losses are summed over bins and channels
+        and averaged over trials.
+
+    Returns
+    -------
+    Tensor
+        A scalar.
     """
-    # Not losses.mean(), whose gradient is a whole tensor, where that of the sum is one number.
+    # The sum is divided here, because the gradient of losses.mean() is a tensor as large as losses,
+    # while that of a sum is a single number, which is expanded.
     return losses.sum() / (losses.numel() if mean else len(losses))
 
 
@@ -53,11 +96,11 @@ class LossTerms(NamedTuple):
     kl_co: Tensor
     """KL divergence of the controller output, scaled, without its ramp."""
     l2_ramp: float
-    """Between 0 and 1."""
+    """Ramp of the L2 penalty, between 0 and 1."""
     kl_ramp: float
-    """Between 0 and 1."""
+    """Ramp of the KL divergences, between 0 and 1."""
     loss_scale: float
-    """Multiplies the sum of everything."""
+    """The factor of the sum of all terms."""
 
     @property
     def recon(self) -> Tensor:
@@ -71,5 +114,5 @@ class LossTerms(NamedTuple):
 
     @property
     def total(self) -> Tensor:
-        """What is minimised."""
+        """The total loss, which is minimised."""
         return total_loss(self.recon, self.l2, self.l2_ramp, self.kl, self.kl_ramp, self.loss_scale)

@@ -26,7 +26,7 @@ def r2_score(preds: Tensor, targets: Tensor) -> Tensor:
     preds, targets = preds.flatten(0, -2), targets.flatten(0, -2)
     total = ((targets - targets.mean(dim=0)) ** 2).sum(dim=0)
     residual = ((targets - preds) ** 2).sum(dim=0)
-    # Not total > 0: the mean of a constant is rounded.
+    # A comparison with 0 would not do, because the mean of a constant channel is rounded.
     varies = targets.amax(dim=0) > targets.amin(dim=0)
     return (1 - residual / total)[varies].mean()
 
@@ -64,7 +64,7 @@ class _PoissonSums(NamedTuple):
     @classmethod
     def of(cls, preds: Tensor, targets: Tensor) -> "_PoissonSums":
         preds = preds.to(targets.dtype)
-        if utils.on_cpu(targets):  # elsewhere, to ask takes longer than to assume
+        if utils.on_cpu(targets):  # On other devices, testing for NaN takes longer than masking it.
             counts, nll = poisson_sums(preds, targets)
             if not counts.isnan().any():
                 return cls(counts, nll, targets.new_full((), len(targets)).expand_as(counts))
@@ -78,6 +78,7 @@ class _PoissonSums(NamedTuple):
 
 
 def _bits(sums: _PoissonSums) -> Tensor:
+    """Return bits per spike, a scalar, or NaN if there is no spike."""
     counts, n_observed = sums.counts.sum(dim=0), sums.n_observed.sum(dim=0)
     null_rates = counts / n_observed.clamp(min=1)
     nll_null = counts - counts * torch.log(null_rates + 1e-8)
@@ -89,7 +90,7 @@ def _bits(sums: _PoissonSums) -> Tensor:
 def regional_bits_per_spike(
     preds: Tensor, targets: Tensor, encod_data_dim: int, encod_seq_len: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the bits per spike of what the encoder saw, of held-out channels and of later bins.
+    """Return the bits per spike of encoded samples, of held-out channels and of later bins.
 
     Parameters
     ----------
@@ -139,7 +140,7 @@ class ExpSmoothedMetric:
     def compute(self) -> float:
         """End the epoch: smooth its mean, forget its batches, and return the smoothed value.
 
-        NaN if there was neither a batch nor an earlier epoch.
+        It is NaN if there was neither a batch nor an earlier epoch.
         """
         if self.count:
             mean = self.total / self.count
@@ -154,11 +155,11 @@ class ExpSmoothedMetric:
         self.count = 0
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what has to be saved to go on after an epoch."""
+        """Return the state that is saved in checkpoints, to continue after an epoch."""
         return {"smoothed": self.smoothed}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what :meth:`state_dict` returned."""
+        """Restore the state that :meth:`state_dict` returned."""
         self.smoothed = state["smoothed"]
         self.reset()
 
@@ -204,7 +205,7 @@ class EpochMeans:
         return self._sums[name, session]
 
     def compute(self) -> dict[str, Tensor]:
-        """Return the mean of every name; NaN where there was no value."""
+        """Return the mean of every name, or NaN if there was no value."""
         means = {}
         for name, sessions in self._pending.items():
             sums = torch.stack([self._add_up(name, session) for session in sessions])

@@ -1,6 +1,6 @@
-"""The LFADS model: how its parts are wired, and what the trainer calls.
+"""The LFADS model: how its parts are connected, and the methods that the trainer calls.
 
-The way of the data, one station a file::
+The flow of the data, in which every step has its own file::
 
     SessionBatch → augmentations → readin → encoder → decoder → readout → SessionOutput
                  → reconstruction, priors, l2 → losses → epoch_log
@@ -83,32 +83,34 @@ class LFADS(pl.LightningModule):
     Parameters
     ----------
     encod_data_dim, encod_seq_len, recon_seq_len
-        Channels behind the read-in, encoded bins T_enc, reconstructed bins T_rec.
+        Numbers of channels after the read-in, of encoded bins T_enc and of reconstructed bins
+        T_rec.
     ext_input_dim
-        Measured inputs of the generator.
+        Number of measured inputs of the generator.
     ic_enc_seq_len
-        T_ic: the first bins, which only the initial-condition encoder sees; 0 lets both encoders
-        see everything.
+        T_ic, the number of first bins that only the initial-condition encoder sees. With 0, both
+        encoders see all bins.
     ic_enc_dim, ci_enc_dim, ci_lag, con_dim, co_dim, ic_dim, gen_dim, fac_dim
-        Sizes of the encoders (each direction), of the controller, its output, the initial
-        condition, the generator and the factors; bins by which the controller lags.
+        Sizes of the two encoders (in each direction), of the controller, of its output, of the
+        initial condition, of the generator and of the factors. ``ci_lag`` is the number of bins by
+        which the controller lags behind its encoder.
     dropout_rate, cell_clip
-        Dropout, and the largest magnitude of a recurrent state.
+        Probability of dropout, and the largest magnitude of a recurrent state.
     reconstruction, readin, readout
         One module for each session.
     variational
-        Sample the posteriors in training, rather than take their means.
+        Whether the posteriors are sampled in training. Otherwise their means are used.
     co_prior, ic_prior
         Priors of the controller output and of the initial condition.
     ic_post_var_min
-        Added to the variance of the initial condition's posterior.
+        Minimum that is added to the variance of the initial condition's posterior.
     train_aug_stack, infer_aug_stack
-        Augmentations in training, and in validation and inference.
+        The augmentations in training, and those in validation and inference.
     loss_scale, recon_reduce_mean
         Factor of the whole loss; whether reconstruction losses are averaged over bins and channels
         or summed.
     lr_init, lr_adam_beta1, lr_adam_beta2, lr_adam_epsilon, weight_decay
-        Of AdamW; the decay follows the ramp of the L2 penalty.
+        Options of the optimiser AdamW. The weight decay follows the ramp of the L2 penalty.
     lr_scheduler, lr_stop, lr_decay, lr_patience
         Whether to multiply the learning rate by ``lr_decay`` when ``valid/recon_smth`` has not
         improved for ``lr_patience`` epochs, and its floor.
@@ -117,10 +119,10 @@ class LFADS(pl.LightningModule):
     l2_ic_enc_scale, l2_ci_enc_scale, l2_gen_scale, l2_con_scale, kl_ic_scale, kl_co_scale
         Weights of the penalties.
     recurrence
-        How the recurrences are run in whatever the model does: ``auto``, ``torch``, ``compiled`` or
-        ``plain``, see :mod:`lfads_torch.recurrence`.
+        How the recurrences are run in everything that the model computes: ``auto``, ``torch``,
+        ``compiled`` or ``plain``, see :mod:`lfads_torch.recurrence`.
     encoder, decoder
-        Others than :class:`~lfads_torch.modules.encoder.Encoder` and
+        Replacements for :class:`~lfads_torch.modules.encoder.Encoder` and
         :class:`~lfads_torch.modules.decoder.Decoder`: a class or a partial, which is called with
         the arguments above that it takes; a mapping of arguments for the usual class, such as
         ``{"generator": functools.partial(LowRankGenerator, rank=3)}``; or a module. See
@@ -129,14 +131,14 @@ class LFADS(pl.LightningModule):
     Raises
     ------
     ValueError
-        If there are not as many read-ins, read-outs and reconstructions, or a size is impossible.
+        If the numbers of read-ins, read-outs and reconstructions differ, or a size is impossible.
     """
 
     hparams: Any  # type: ignore[assignment]
     readin: nn.ModuleList
     readout: nn.ModuleList
     recon: Any
-    """A ModuleList of :class:`~lfads_torch.modules.recons.Reconstruction`, one a session."""
+    """A ModuleList of :class:`~lfads_torch.modules.recons.Reconstruction`, one for each session."""
 
     def __init__(
         self,
@@ -213,7 +215,7 @@ class LFADS(pl.LightningModule):
         self.infer_aug_stack = infer_aug_stack
 
         self.valid_recon_smth = ExpSmoothedMetric(coef=0.3)
-        # While an epoch runs under a trainer, its steps add to these; a step outside logs at once.
+        # Steps add to these means while a trainer runs an epoch; other steps log at once.
         self._epoch_means: dict[str, EpochMeans] = {}
 
     # ------------------------------------------------------------------ inference
@@ -269,7 +271,7 @@ class LFADS(pl.LightningModule):
     def decode(
         self, encoding: Encoding, sample_posteriors: bool = False, output_means: bool = True
     ) -> dict[int, SessionOutput]:
-        """Unroll the dynamics from (a sample of) the posterior and read every session out.
+        """Unroll the dynamics from (a sample of) the posterior and compute every session's output.
 
         Parameters and return value are those of :meth:`forward`.
         """
@@ -296,17 +298,18 @@ class LFADS(pl.LightningModule):
         Parameters
         ----------
         batch
-            By session, a :class:`~lfads_torch.tuples.SessionBatch`; or one alone, of session 0.
+            A :class:`~lfads_torch.tuples.SessionBatch` for each session; or a single one, which is
+            taken for session 0.
         sample_posteriors
-            Take one sample of the posteriors, rather than their means.
+            Whether to take one sample of each posterior. Otherwise the means are taken.
         output_means
-            Return in ``output_params`` the means (B, T_rec, N), rather than the distribution
-            parameters (B, T_rec, N, n_params).
+            Whether ``output_params`` holds the means (B, T_rec, N). Otherwise it holds the
+            distribution parameters (B, T_rec, N, n_params).
 
         Returns
         -------
         dict of int to SessionOutput
-            By session.
+            The output of each session.
         """
         if isinstance(batch, SessionBatch):
             batch = {0: batch}
@@ -335,6 +338,7 @@ class LFADS(pl.LightningModule):
         return self._shared_step(batch, batch_idx, "valid")
 
     def _shared_step(self, step_batch: StepBatch, batch_idx: int, split: str) -> Tensor:
+        """Return the loss of a batch, and add its losses and metrics to the means of the epoch."""
         aug_stack = self.train_aug_stack if split == "train" else self.infer_aug_stack
         means = self._epoch_means.get(split, EpochMeans())
 
@@ -367,6 +371,7 @@ class LFADS(pl.LightningModule):
     def _loss_terms(
         self, recon: dict[int, Tensor], output: Mapping[int, SessionOutput]
     ) -> LossTerms:
+        """Return the terms of the loss, given the reconstruction loss of each session."""
         hps = self.hparams
         outputs = list(output.values())
         ic_mean, ic_std, co_means, co_stds = (
@@ -385,16 +390,17 @@ class LFADS(pl.LightningModule):
         )
 
     def _l2_ramp(self) -> float:
+        """Return the ramp of the L2 penalty in this epoch."""
         hps = self.hparams
         return ramp(self.current_epoch, hps.l2_start_epoch, hps.l2_increase_epoch)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Return AdamW, with a schedule of its learning rate if there is to be one."""
+        """Return AdamW, with a schedule of its learning rate if ``lr_scheduler`` is True."""
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
         return optimiser.make_optimiser(trained, self.hparams, self._trainer)
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any | None) -> None:
-        """Leave the schedules that :meth:`on_train_epoch_end` has advanced."""
+        """Do nothing, because :meth:`on_train_epoch_end` advances the schedules."""
         if all(scheduler is not ours for ours in optimiser.plateau_schedules(self.trainer)):
             super().lr_scheduler_step(scheduler, metric)
 
@@ -406,7 +412,7 @@ class LFADS(pl.LightningModule):
     # ------------------------------------------------------------------ epochs
 
     def on_fit_start(self) -> None:
-        """Check the data before anything is trained on them, and say what will be slow."""
+        """Check the data before training starts, and warn of recurrences that run step by step."""
         datamodule = getattr(self.trainer, "datamodule", None)
         for split in ("train", "valid"):
             for session, (batch, _) in enumerate(getattr(datamodule, f"{split}_data", [])):
@@ -421,22 +427,23 @@ class LFADS(pl.LightningModule):
         Parameters
         ----------
         batch
-            Trials.
+            The trials.
         name
-            What to call them in the message.
+            What the error message calls them.
         session
-            Their session.
+            The index of their session.
         """
         checks.check_data(self, batch, name, session)
 
     def on_train_epoch_start(self) -> None:
-        """Begin the means of the training epoch."""
+        """Start the averages of the training epoch."""
         self._epoch_means["train"] = EpochMeans()
 
     def on_train_epoch_end(self) -> None:
         """Log the means of the training epoch, and the hyperparameters; advance the schedule.
 
-        The trainer would do the latter after checkpoints are saved, which would then lack it.
+        The trainer itself would advance the schedule only after it has saved the checkpoints, which
+        would then not include that step.
         """
         self._log_epoch("train")
         self.log_dict(epoch_log.hyperparameter_values(self))
@@ -445,11 +452,11 @@ class LFADS(pl.LightningModule):
                 schedule.step(smoothed)
 
     def on_validation_epoch_start(self) -> None:
-        """Begin the means of the validation epoch."""
+        """Start the averages of the validation epoch."""
         self._epoch_means["valid"] = EpochMeans()
 
     def on_validation_epoch_end(self) -> None:
-        """Log the means of the validation epoch, and the smoothed one that training watches."""
+        """Log the means of the validation epoch, and the smoothed reconstruction loss."""
         if self.trainer.sanity_checking:
             self._epoch_means.pop("valid")
             return
@@ -472,23 +479,23 @@ class LFADS(pl.LightningModule):
     # ------------------------------------------------------------------ checkpoints
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what rebuilds the parts, and the memory of the smoothed metric."""
+        """Add descriptions from which parts are rebuilt, and the state of the smoothed metric."""
         checkpoint["lfads_parts"] = {name: checkpoints.describe(self._part(name)) for name in PARTS}
         checkpoints.describe_arguments(checkpoint)
         checkpoint["lfads_modules"] = checkpoints.describe_modules(self)
         checkpoint["valid_recon_smth"] = self.valid_recon_smth.state_dict()
 
     def _part(self, name: str) -> Any:
-        """Return what would have to be given to the constructor to get a part again."""
+        """Return the value that the constructor would need to make a part again."""
         if name in self._part_specs:
             spec = self._part_specs[name]
             return getattr(self, name) if isinstance(spec, nn.Module) else spec
         return getattr(self, "recon" if name == "reconstruction" else name)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Check that the parts are those that were saved, and restore the smoothed metric.
+        """Check that the parts are the saved ones, and restore the state of the smoothed metric.
 
-        Published checkpoints hold neither.
+        Checkpoints of the published implementation hold neither.
         """
         checkpoints.check_modules(self, checkpoint)
         if "valid_recon_smth" in checkpoint:
@@ -507,21 +514,21 @@ class LFADS(pl.LightningModule):
         """Rebuild a trained model, also one that the published implementation saved.
 
         No code from the file is executed: only parts from ``lfads_torch`` and ``torch.nn`` are
-        rebuilt, unless you say otherwise. A part that cannot be rebuilt is an error, never
-        replaced by another.
+        rebuilt, unless ``trusted`` names other packages. If a part cannot be rebuilt, an error is
+        raised, and no other part takes its place.
 
         Parameters
         ----------
         checkpoint_path
             A ``.ckpt`` file.
         map_location
-            Device to load the weights to.
+            The device to which the weights are loaded.
         strict
-            Insist that the weights in the file are exactly those of the model.
+            Whether the names of the weights in the file must be exactly those of the model.
         trusted
-            Packages of your own whose classes may be rebuilt too (``["my_package"]``).
+            Further packages whose classes may be rebuilt, such as ``["my_package"]``.
         modules
-            Modules that take the place of those that were saved, by where they sit in the model:
+            Modules that take the place of those that were saved, by their paths in the model:
             ``{"decoder.rnn.cell.gen_cell": MyCell(…)}``.
         **overrides
             Constructor arguments that replace those in the file: hyperparameters, or parts that
@@ -532,7 +539,7 @@ class LFADS(pl.LightningModule):
         FileNotFoundError
             If there is no such file.
         ValueError
-            If the file is no checkpoint of this model, or a part cannot be rebuilt.
+            If the file is not a checkpoint of this model, or if a part cannot be rebuilt.
         """
         model: LFADS = checkpoints.load_model(
             cls, PARTS, checkpoint_path, map_location, strict, trusted, modules or {}, overrides
@@ -541,11 +548,12 @@ class LFADS(pl.LightningModule):
 
 
 def _module_list(modules: Iterable[nn.Module]) -> nn.ModuleList:
+    """Return modules as a ModuleList, without a copy if they are one already."""
     return modules if isinstance(modules, nn.ModuleList) else nn.ModuleList(modules)
 
 
 def _model_batches(batch: StepBatch) -> dict[int, SessionBatch]:
-    """Take the extras away, and the sessions that have no more trials."""
+    """Remove the extras, and the sessions that have no trials left in this epoch."""
     return {
         session: item if isinstance(item, SessionBatch) else item[0]
         for session, item in batch.items()
@@ -554,5 +562,5 @@ def _model_batches(batch: StepBatch) -> dict[int, SessionBatch]:
 
 
 def _concatenated(tensors: list[Tensor]) -> Tensor:
-    """Concatenate over trials; one tensor is returned as it is, not copied."""
+    """Concatenate tensors over trials; a single tensor is returned without a copy."""
     return tensors[0] if len(tensors) == 1 else torch.cat(tensors)

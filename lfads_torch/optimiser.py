@@ -18,12 +18,12 @@ MONITOR = "valid/recon_smth"
 def make_optimiser(
     parameters: Sequence[Tensor], hps: Any, trainer: pl.Trainer | None
 ) -> OptimizerLRScheduler:
-    """Return AdamW, with ReduceLROnPlateau if ``lr_scheduler`` says so.
+    """Return AdamW, with ReduceLROnPlateau if ``lr_scheduler`` is True.
 
     Parameters
     ----------
     parameters
-        What is trained.
+        The parameters to train.
     hps
         The model's hyperparameters.
     trainer
@@ -53,9 +53,9 @@ def make_optimiser(
 
 
 def _may_be_fused(parameters: Sequence[Tensor], trainer: pl.Trainer | None) -> bool:
-    """Return whether AdamW may be one kernel, which is not PyTorch's own choice on a CPU.
+    """Return whether AdamW may use its fused kernel, which PyTorch does not choose on a CPU.
 
-    Under mixed precision Lightning does not clip the gradients of such an optimiser.
+    Under mixed precision, Lightning does not clip the gradients of an optimiser that uses it.
     """
     plugin = None if trainer is None else trainer.precision_plugin
     on_cpu = all(utils.on_cpu(parameter) for parameter in parameters)

@@ -14,17 +14,17 @@ from lfads_torch.recipes import describe, find_class, is_within
 
 
 class InertObject(dict):  # type: ignore[type-arg]
-    """Stands for a pickled object of a class that is not loaded; holds its state."""
+    """A record of the state of a pickled object, whose class is not imported."""
 
     target = ""
 
     @classmethod
     def standing_for(cls, target: str) -> type["InertObject"]:
-        """Return a class whose instances stand for objects of the class of this name."""
+        """Return a class whose instances are records of objects of the class ``target``."""
         return type("InertObject", (cls,), {"target": target})
 
     def __new__(cls, *args: Any, **kwargs: Any) -> "InertObject":
-        """Make an empty record, whatever the pickled object was made from."""
+        """Make an empty record; the arguments of the pickled object's class are ignored."""
         return super().__new__(cls)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -41,7 +41,22 @@ class InertObject(dict):  # type: ignore[type-arg]
 def published_recipes(
     saved: Mapping[str, Any], state_dict: Mapping[str, Tensor], overrides: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Describe the parts of a published model from its pickled objects or its weights."""
+    """Describe the parts of a published model from its pickled objects or its weights.
+
+    Parameters
+    ----------
+    saved
+        The constructor's arguments in the checkpoint, with inert records in place of objects.
+    state_dict
+        The weights.
+    overrides
+        Arguments that replace those in the checkpoint. There is no warning about these.
+
+    Returns
+    -------
+    dict
+        The recipe of each part, by the name of the constructor's argument.
+    """
     sessions = sorted({key.split(".")[1] for key in state_dict if key.startswith("readout.")})
     recipes = {
         "readin": [_linear_recipe(state_dict, f"readin.{s}") for s in sessions],
@@ -69,6 +84,7 @@ def published_recipes(
 
 
 def _linear_recipe(state_dict: Mapping[str, Tensor], prefix: str) -> dict[str, Any]:
+    """Describe a linear map by its weights, or the identity if there are none."""
     weight = state_dict.get(f"{prefix}.weight")
     if weight is None:
         return {"_target_": "torch.nn.Identity"}
@@ -105,7 +121,7 @@ def _prior_recipe(state_dict: Mapping[str, Tensor], prefix: str) -> dict[str, An
 
 
 def _inert_recipe(value: Any) -> Any:
-    """Describe a pickled object of the published implementation; None where it is unknown."""
+    """Describe a pickled object of the published implementation; None if its class is unknown."""
     if isinstance(value, list | tuple):
         items = [_inert_recipe(item) for item in value]
         return None if None in items else items

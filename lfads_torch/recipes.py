@@ -1,6 +1,7 @@
-"""Objects described by plain values, as configuration files describe them, and made again.
+"""Describes objects by plain values, as configuration files do, and builds them again.
 
-A recipe is the object's class under ``_target_`` beside the arguments of its constructor.
+A recipe is a dictionary with the name of the object's class under ``_target_`` and the arguments of
+its constructor.
 """
 
 import functools
@@ -17,14 +18,14 @@ from lfads_torch.errors import UserError
 from lfads_torch.modules.parts import constructor_parameters
 
 TRUSTED = ("lfads_torch", "torch.nn")
-"""Packages whose classes are made from recipes without being asked for."""
+"""Packages whose classes are always trusted, so that recipes may build them."""
 
 
 def describe(value: Any) -> Any:
-    """Describe an object by plain values from which :func:`build` makes one like it.
+    """Describe an object by plain values from which :func:`build` makes an equal one.
 
     An object is described by its class and the arguments of its constructor, which are looked up
-    as attributes of the same names. Where one is missing, the description says so, and building
+    as attributes of the same names. If one is missing, the description contains this, and building
     fails with an explanation.
     """
     if isinstance(value, Tensor | np.ndarray | np.generic):  # np.float64 is a float, too
@@ -54,7 +55,7 @@ def describe(value: Any) -> Any:
             continue
         if not hasattr(value, name):
             return {"_target_": recipe["_target_"], "_lacks_": name}
-        # The layers of torch.nn have a tensor or None where their argument is a flag.
+        # Layers of torch.nn have a tensor or None as the attribute of a boolean argument (bias).
         flag = name == "bias" and isinstance(value, nn.Module)
         recipe[name] = value.bias is not None if flag else describe(getattr(value, name))
     if isinstance(value, nn.Module):
@@ -85,7 +86,7 @@ def _argument_names(cls: Any) -> tuple[list[str], str]:
 def _describe_factory(factory: Any) -> dict[str, Any]:
     """Describe a class, a function or a partial of one as Hydra describes a partial.
 
-    Functions are described to be named in messages; they are never called from a file.
+    The description of a function only serves to name it in messages: :func:`build` calls none.
     """
     partial = factory if isinstance(factory, functools.partial) else functools.partial(factory)
     function: Any = partial.func
@@ -95,21 +96,21 @@ def _describe_factory(factory: Any) -> dict[str, Any]:
 
 
 def build(recipe: Any, name: str, trusted: Sequence[str] = ()) -> Any:
-    """Make what :func:`describe` described.
+    """Build the object that a recipe describes.
 
     Parameters
     ----------
     recipe
-        The description.
+        The recipe, as :func:`describe` returned it.
     name
-        The constructor's argument that it is for, to be named in messages.
+        The constructor's argument that the object is for, which messages name.
     trusted
-        Packages whose classes may be made besides those of lfads_torch and torch.nn.
+        Packages whose classes may be built, in addition to those of lfads_torch and torch.nn.
 
     Raises
     ------
     ValueError
-        If the class is of another package, or was not described completely.
+        If the class belongs to another package, or if the recipe is incomplete.
     """
     if isinstance(recipe, list):
         return [build(item, name, trusted) for item in recipe]
@@ -153,7 +154,7 @@ def build(recipe: Any, name: str, trusted: Sequence[str] = ()) -> Any:
 
 
 def find_class(target: str) -> type | None:
-    """Import a class by its full name; None if there is none."""
+    """Import a class by its full name; return None if there is no such class."""
     module_name, _, class_name = target.rpartition(".")
     try:
         found = getattr(importlib.import_module(module_name), class_name, None)

@@ -1,7 +1,7 @@
 """Inputs and outputs of the model, and of its encoder and decoder.
 
 Notation: B trials, T time bins, N channels; ``T_enc`` encoded bins, ``T_rec`` reconstructed
-bins, ``T_ic`` bins seen by the initial-condition encoder alone (0 if there are none).
+bins, ``T_ic`` bins that only the initial-condition encoder sees (0 if there are none).
 """
 
 from typing import NamedTuple

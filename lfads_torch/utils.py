@@ -10,11 +10,11 @@ T = TypeVar("T")
 
 
 def on_cpu(x: Tensor | torch.device) -> bool:
-    """Return whether a tensor, or a device, is that of main memory.
+    """Return whether a tensor or a device is on the CPU, that is, in main memory.
 
-    On any other device operations are queued: reading a result waits for all operations before it,
-    and every operation has the cost of its launch, however small it is. Code that inspects values,
-    or splits work into small operations, does so only in main memory.
+    On any other device, operations are queued: reading a result waits for all operations before it,
+    and launching an operation takes time, however small it is. Therefore values are only inspected,
+    and work is only split into small operations, on the CPU.
     """
     device = x.device if isinstance(x, Tensor) else x
     return device.type == "cpu"

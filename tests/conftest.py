@@ -1,4 +1,4 @@
-"""A tiny data set, and models that fit it."""
+"""Makes a tiny data set, and models for it."""
 
 import os
 
@@ -46,7 +46,7 @@ def write_file(path, arrays):
 
 @pytest.fixture
 def tiny_file(tmp_path):
-    """A session of 12 + 6 trials, 8 + 2 bins and 4 + 1 channels."""
+    """Write a session of 12 + 6 trials, 8 + 2 bins and 4 + 1 channels."""
     return write_file(tmp_path / "tiny.h5", tiny_arrays())
 
 

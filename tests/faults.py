@@ -1,4 +1,4 @@
-"""Faults that a configuration gives to trials of a sweep, to test that the sweep survives them."""
+"""Faults for trials of a sweep, with which tests check that the sweep survives them."""
 
 import errno
 import os

@@ -1,4 +1,4 @@
-"""Models are rebuilt from checkpoints, and nothing in these is executed."""
+"""Models are rebuilt from checkpoints, and no code in these is executed."""
 
 import functools
 import os
@@ -73,14 +73,14 @@ def test_rebuilds_the_model(name, tmp_path):
         for parameter in model.parameters():
             parameter.add_(0.01)
     path = saved(model, tmp_path / "model.ckpt")
-    torch.load(path, weights_only=True)  # holds nothing but tensors and plain values
+    torch.load(path, weights_only=True)  # It holds only tensors and plain values.
     loaded = LFADS.load_from_checkpoint(path)
     assert_same_model(model, loaded)
     assert loaded.valid_recon_smth.smoothed == 2.5
 
 
 class OwnRecon(recons.Reconstruction):
-    """Keeps its argument under its own name, so it can be rebuilt."""
+    """A reconstruction whose attribute has the name of its argument, so that it can be rebuilt."""
 
     n_params = 1
 
@@ -149,7 +149,7 @@ class Sneaky:
         return (exec, ("open('executed', 'w')",))
 
 
-def test_files_that_are_no_checkpoints(tmp_path):
+def test_files_that_are_not_checkpoints(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere"):
         LFADS.load_from_checkpoint(tmp_path / "nowhere.ckpt")
     (tmp_path / "text.ckpt").write_text("hello")
@@ -177,7 +177,7 @@ def published_class(module, name, base=object):
 
 @pytest.fixture(params=["all_attributes", "other_attributes"])
 def published(request, tmp_path, monkeypatch):
-    """Write a checkpoint as Lightning 1.6 did of a published model."""
+    """Write a checkpoint of a published model as Lightning 1.6 wrote it."""
     aug, pri = "lfads_torch.modules.augmentations", "lfads_torch.modules.priors"
     classes = {
         (aug, "AugmentationStack"): object,
@@ -236,7 +236,7 @@ def test_published_checkpoint(published):
     assert type(loaded.ic_prior) is priors.MultivariateNormal
 
 
-def test_published_checkpoint_goes_on_to_infer(published, tiny_file):
+def test_published_checkpoint_can_be_used_for_inference(published, tiny_file):
     path, _ = published
     model = LFADS.load_from_checkpoint(path, reconstruction=[recons.Poisson()])
     datamodule = BasicDataModule(tiny_file)
@@ -256,7 +256,7 @@ def same_outputs(a, b):
 
 
 def trained(model):
-    """Take a step with a large rate, so that no weight is what it was."""
+    """Take a step with a large learning rate, so that all weights change."""
     bare(model)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-2)
     model.training_step({0: (batch(), ())}, 0).backward()
@@ -273,7 +273,7 @@ def cells_of(model):
 
 
 def with_cell(path, make):
-    """Make a trained model into which a cell was put by hand."""
+    """Make a trained model, one of whose cells was replaced by hand."""
     model = tiny_model()
     parent, name = cells_of(model)[path], path.rpartition(".")[2]
     old = getattr(parent, name)
@@ -287,9 +287,9 @@ PATHS = ["decoder.rnn.cell.gen_cell", "decoder.rnn.cell.con_cell", "encoder.ic_e
 @pytest.mark.parametrize("make", [Shrinking, Plain])
 @pytest.mark.parametrize("path", PATHS)
 class TestCellPutInByHand:
-    """Nothing about it is in the constructor's arguments."""
+    """The arguments of the constructor contain nothing about such a cell."""
 
-    def test_is_refused_with_everything_that_helps(self, path, make, tmp_path):
+    def test_is_refused_with_a_helpful_message(self, path, make, tmp_path):
         saved_path = saved(with_cell(path, make), tmp_path / "model.ckpt")
         with pytest.raises(UserError) as error:
             LFADS.load_from_checkpoint(saved_path)
@@ -303,7 +303,7 @@ class TestCellPutInByHand:
     def test_is_rebuilt_if_trusted(self, path, make, tmp_path):
         model = with_cell(path, make)
         saved_path = saved(model, tmp_path / "model.ckpt")
-        torch.load(saved_path, weights_only=True)  # holds nothing but tensors and plain values
+        torch.load(saved_path, weights_only=True)  # It holds only tensors and plain values.
         loaded = LFADS.load_from_checkpoint(saved_path, trusted=["tests"])
         assert type(loaded.get_submodule(path)) is make
         assert same_outputs(model, loaded)
@@ -312,7 +312,7 @@ class TestCellPutInByHand:
         )
         assert same_outputs(model, again)
 
-    def test_is_taken_where_it_is_given(self, path, make, tmp_path):
+    def test_is_used_if_it_is_given(self, path, make, tmp_path):
         model = with_cell(path, make)
         old = model.get_submodule(path)
         given = make(old.input_size, old.hidden_size)
@@ -421,7 +421,7 @@ class Forgetful(Plain):
         super().__init__(inputs, units)
 
 
-def test_what_is_inside_of_a_cell_that_was_put_in_counts_too(tmp_path):
+def test_modules_inside_of_a_replaced_cell_are_restored_too(tmp_path):
     model = with_cell(PATHS[0], Plain)
     model.decoder.rnn.cell.gen_cell.map = Doubled(11, 9)
     path = saved(trained(model), tmp_path / "model.ckpt")
@@ -512,7 +512,7 @@ def test_parts_are_reloaded_however_they_were_given(how, tmp_path):
         ({"decoder": {"generator": Shrinking}}, "decoder"),
     ],
 )
-def test_parts_of_ones_own_are_refused_unless_trusted_or_given(parts, name, tmp_path):
+def test_users_parts_are_refused_unless_trusted_or_given(parts, name, tmp_path):
     model = trained(tiny_model(**parts))
     path = saved(model, tmp_path / "model.ckpt")
     with pytest.raises(UserError, match=rf"tests\..* for {name}.*trusted=\['tests'\]"):
@@ -598,7 +598,7 @@ def test_a_derived_model_is_rebuilt(cls, trusted, tmp_path):
     assert cls.load_from_checkpoint(path, trusted=trusted, gain=3.0).gain == 3.0
 
 
-def test_a_derived_model_is_not_taken_for_the_usual_one(tmp_path):
+def test_a_derived_model_is_not_loaded_as_the_usual_one(tmp_path):
     path = saved(derived_model(), tmp_path / "model.ckpt")
     with pytest.raises(UserError, match=r"test_checkpoints\.Derived, not .*LFADS.*trusted="):
         LFADS.load_from_checkpoint(path)
@@ -612,7 +612,7 @@ def test_a_usual_model_may_become_a_derived_one(tmp_path):
 # ------------------------------------------------------------ checkpoints in training, and of old
 
 
-def test_training_does_not_go_on_with_another_cell(tmp_path, tiny_file):
+def test_training_does_not_continue_with_another_cell(tmp_path, tiny_file):
     path = saved(with_cell(PATHS[0], Shrinking), tmp_path / "model.ckpt")
     datamodule = BasicDataModule(tiny_file, batch_size=4)
     other = tiny_model()

@@ -1,4 +1,4 @@
-"""Session files become tensors, and tensors become batches in which no trial gets lost."""
+"""Session files become tensors, and tensors become batches in which no trial is lost."""
 
 import inspect
 import warnings
@@ -184,7 +184,7 @@ def test_conversion_factor(tmp_path, factor):
 
 
 @pytest.mark.parametrize("named_as_today", [False, True])
-def test_files_of_the_tensorflow_era(tmp_path, named_as_today):
+def test_files_of_the_tensorflow_implementation(tmp_path, named_as_today):
     arrays = tiny_arrays(n_forward=0, n_heldout=0)
     old = {"train_data": arrays["train_encod_data"], "valid_data": arrays["valid_encod_data"]}
     old |= {"test_data": arrays["valid_encod_data"][:2], "train_truth": arrays["train_truth"]}
@@ -317,7 +317,7 @@ def test_training_batches(two_sessions):
 
 @few
 @given(n=st.lists(st.integers(1, 20), min_size=1, max_size=3), share=st.integers(1, 8))
-def test_an_epoch_passes_once_through_the_longest_session(n, share):
+def test_an_epoch_sees_the_longest_session_once(n, share):
     sessions = [numbered(n_train, session=s) for s, n_train in enumerate(n)]
     datamodule = in_memory(*sessions, batch_size=share * len(n) + len(n) - 1)
     batches = one_pass(datamodule.train_dataloader())
@@ -340,7 +340,7 @@ def test_a_shorter_session_comes_in_another_order_when_repeated():
     assert {tuple(sorted(trials)) for trials in passes} == {tuple(range(1000, 1020))}
 
 
-def test_shuffling_depends_on_nothing_but_seed_and_epoch():
+def test_shuffling_depends_only_on_seed_and_epoch():
     def epochs(seed):
         torch.manual_seed(seed)
         loader = in_memory(numbered(20), numbered(9, session=1), batch_size=8).train_dataloader()
@@ -386,7 +386,7 @@ def test_validation_sees_every_trial_once(n, share):
         assert joined(present) == arrays["valid_inds"].tolist()
 
 
-def test_prediction_goes_through_every_split_in_order(tmp_path):
+def test_prediction_sees_every_split_in_order(tmp_path):
     arrays = with_test(tiny_arrays(5, 4))
     pattern = write_sessions(tmp_path, arrays, with_test(tiny_arrays(7, 3, seed=1), n=2))
     datamodule = set_up(pattern, batch_size=6)
@@ -521,7 +521,7 @@ def test_batches_are_gathered_at_once(monkeypatch):
     assert [len(i) for i in indexed] == [5, 5, 5, 1]
 
 
-def test_data_live_where_the_model_is_trained(monkeypatch):
+def test_data_are_moved_to_the_device_of_the_model(monkeypatch):
     datamodule = in_memory(tiny_arrays(), batch_size=5, extra_keys=["inds"])
     device = torch.device("meta")
     datamodule.trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=device))
@@ -530,7 +530,7 @@ def test_data_live_where_the_model_is_trained(monkeypatch):
             batch, extras = step[0]
             assert batch.encod_data.shape == (len(batch.recon_data), 8, 4)
             assert {tensor.device for tensor in (*batch, *extras)} == {device}
-    # What callbacks and users look at stays.
+    # The tensors that callbacks and users read do not move.
     assert datamodule.train_ds[0].model_tensors.encod_data.device.type == "cpu"
 
 

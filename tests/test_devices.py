@@ -1,6 +1,7 @@
-"""What is done differently on other devices than a CPU, as far as a CPU can run it.
+"""Tests, on a CPU, of the code that runs on other devices.
 
-``lfads_torch.utils.on_cpu`` is where the library asks. Golden figures are compared that way, too.
+The library asks ``lfads_torch.utils.on_cpu``, which these tests replace. ``tests/test_golden.py``
+compares the golden figures in this way, too.
 """
 
 from collections import Counter
@@ -65,7 +66,7 @@ class Answers(TorchDispatchMode):
 
 
 def test_a_training_step_waits_for_the_device_once():
-    """To learn whether the loss is finite."""
+    """It waits to find out whether the loss is finite."""
     model = tiny_model()
     bare(model)
     model.on_train_epoch_start()

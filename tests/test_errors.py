@@ -1,4 +1,4 @@
-"""Users' errors can be told from all others, and unknown names get a suggestion."""
+"""Users' errors can be distinguished from all others, and unknown names get a suggestion."""
 
 import pytest
 

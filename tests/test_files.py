@@ -1,4 +1,4 @@
-"""Files are written whole or not at all, and nothing is replaced unasked."""
+"""Files are written completely or not at all, and are replaced only on request."""
 
 import os
 import signal
@@ -41,7 +41,7 @@ def test_an_existing_file_stays_until_the_end(tmp_path):
 
 @pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt(), ValueError()])
 @pytest.mark.parametrize("written", [False, True])
-def test_a_failure_leaves_what_was_there(tmp_path, error, written):
+def test_nothing_changes_after_a_failure(tmp_path, error, written):
     path = tmp_path / "a.txt"
     path.write_text("old")
 
@@ -55,7 +55,7 @@ def test_a_failure_leaves_what_was_there(tmp_path, error, written):
     assert contents(tmp_path) == {"a.txt": "old"}
 
 
-def test_a_kill_leaves_what_was_there(tmp_path):
+def test_nothing_changes_after_a_kill(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("old")
     code = (
@@ -85,7 +85,7 @@ def test_the_disk_is_waited_for_before_anything_is_replaced(tmp_path, monkeypatc
     assert {path.name for path in tmp_path.iterdir()} == {"a", "b"}
 
 
-def test_of_several_files_all_stay_if_one_fails(tmp_path):
+def test_no_file_changes_if_one_of_several_fails(tmp_path):
     for name in ("a", "b"):
         (tmp_path / name).write_text("old")
 
@@ -122,7 +122,7 @@ def test_permissions(tmp_path):
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
-def test_a_link_stays_one(tmp_path):
+def test_a_symbolic_link_stays_a_link(tmp_path):
     (tmp_path / "real").mkdir()
     target, link = tmp_path / "real" / "a.txt", tmp_path / "link.txt"
     target.write_text("old")

@@ -29,7 +29,7 @@ def dtype(request):
 def recurrence(request, monkeypatch):
     """The implementation of the recurrences.
 
-    "elsewhere" takes the way of other devices on a CPU, "cuda" runs on a GPU that is not hidden
+    "elsewhere" runs the code for other devices on a CPU, "cuda" runs on a GPU that is not hidden
     (``CUDA_VISIBLE_DEVICES=0 make test``).
     """
     if request.param == "elsewhere":
@@ -65,7 +65,7 @@ def batch_of(figures, prefix="in/"):
 
 
 def assert_close(actual, expected, dtype, scale=1.0):
-    """Compare relative to the largest expected value, as sums of cancelling terms are."""
+    """Compare with a tolerance relative to the largest value, since sums of terms may cancel."""
     actual = np.asarray(torch.as_tensor(actual).detach().double().cpu())
     assert actual.shape == expected.shape
     np.testing.assert_array_equal(np.isnan(actual), np.isnan(expected))

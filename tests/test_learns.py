@@ -1,4 +1,4 @@
-"""Training finds what there is to find, in synthetic and in real data."""
+"""Training reaches good scores on synthetic and on real data."""
 
 import json
 import subprocess
@@ -48,7 +48,7 @@ def test_held_out_neurons_of_motor_cortex(tmp_path):
 
 @pytest.mark.skipif(not RECORDING.exists(), reason="the recording is not there")
 def test_two_halves_of_motor_cortex_as_sessions(tmp_path):
-    """Different neurons of the same trials, dealt out to two files."""
+    """The neurons of the same trials are divided between two files."""
     with h5py.File(RECORDING) as recording:
         for name, channels in (("a", slice(0, 40)), ("b", slice(40, 96))):
             with h5py.File(tmp_path / f"{name}.h5", "w") as file:
@@ -74,7 +74,7 @@ def test_two_halves_of_motor_cortex_as_sessions(tmp_path):
 
 @pytest.mark.skipif(not CONTINUOUS.exists(), reason="the recording is not there")
 def test_motor_cortex_as_one_continuous_recording(tmp_path, monkeypatch):
-    """Rates of every bin, without seams, which say what the hand does, after short training."""
+    """After short training, rates have no seams, and the hand's movement is decoded from them."""
     args = Namespace(
         output=tmp_path, window=40, overlap=10, epochs=40,
         overrides=["posterior_sampling.fn.num_samples=10"],

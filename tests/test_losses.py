@@ -1,4 +1,4 @@
-"""Ramps and sums of the terms of the loss."""
+"""Ramps, and sums of the terms of the loss, follow their formulas."""
 
 import pytest
 import torch
@@ -14,14 +14,14 @@ from lfads_torch.losses import LossTerms, ramp, reduce_recon
         (79, 0, 80, 80 / 81),
         (80, 0, 80, 1),
         (1000, 0, 80, 1),
-        # A later start: nothing in the epoch before it.
+        # With a later start, the ramp is 0 in the epochs before it.
         (0, 5, 10, 0),
         (4, 5, 10, 0),
         (5, 5, 10, 1 / 11),
         (10, 5, 10, 6 / 11),
         (15, 5, 10, 1),
         (16, 5, 10, 1),
-        # No ramp at all, from the first epoch or from a later one.
+        # Without a ramp, the penalty applies fully from the first epoch or from a later one.
         (0, 0, 0, 1),
         (4, 5, 0, 0),
         (5, 5, 0, 1),

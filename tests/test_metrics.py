@@ -1,4 +1,4 @@
-"""Metrics against SciPy and scikit-learn, and means over epochs."""
+"""Metrics agree with SciPy and scikit-learn, and means over epochs with their definition."""
 
 import math
 
@@ -29,7 +29,7 @@ def rng():
 
 
 def brute_force_bits(log_rates, counts):
-    """Sample by sample, with the full likelihoods; samples that are NaN do not exist."""
+    """Add up the full likelihoods of single samples, without those that are NaN."""
     model = null = 0.0
     for n in range(counts.shape[2]):
         observed = ~np.isnan(counts[..., n])
@@ -59,7 +59,7 @@ def test_bits_per_spike_with_missing_samples(rng):
     counts[rng.random(counts.shape) < 0.3] = NAN
     actual = bits_per_spike(torch.tensor(log_rates), torch.tensor(counts)).item()
     assert actual == pytest.approx(brute_force_bits(log_rates, counts), rel=1e-5)
-    # A channel of which nothing is known changes nothing.
+    # A channel without any observed sample has no influence.
     more = np.concatenate([counts, np.full((4, 6, 1), NAN)], axis=2)
     more_rates = np.concatenate([log_rates, np.ones((4, 6, 1))], axis=2)
     with_more = bits_per_spike(torch.tensor(more_rates), torch.tensor(more)).item()
@@ -127,7 +127,7 @@ def test_r2_score_leaves_constant_channels_out(constant):
     torch.testing.assert_close(r2_score(preds, targets), expected)
 
 
-def test_r2_score_of_channels_that_hardly_vary(rng):
+def test_r2_score_of_channels_that_vary_very_little(rng):
     targets = torch.tensor(1e-4 * rng.normal(size=(200, 2)))
     preds = targets + torch.tensor(5e-5 * rng.normal(size=(200, 2)))
     assert r2_score(preds, targets).item() == pytest.approx(0.75, abs=0.1)
@@ -175,7 +175,7 @@ def test_smoothed_metric_forgets_batches_on_reset_but_not_epochs():
     assert metric.compute() == pytest.approx(0.3 * 1 + 0.7 * 2)
 
 
-def test_smoothed_metric_goes_on_from_its_state():
+def test_smoothed_metric_continues_from_its_state():
     metric, resumed = ExpSmoothedMetric(), ExpSmoothedMetric()
     for value in (5.0, 1.0):
         metric.update(value)
@@ -215,7 +215,7 @@ def test_epoch_means_average_within_sessions_first():
     assert means.compute()["recon"].item() == pytest.approx((1.75 + 9.5) / 2)
 
 
-def test_epoch_means_leave_out_what_is_not_a_number():
+def test_epoch_means_leave_out_nan():
     means = EpochMeans()
     means.update("bps", NAN, 10)
     means.update("bps", torch.tensor(2.0), 10)

@@ -1,4 +1,4 @@
-"""The model as users call it: bare, under a trainer, with several sessions, missing samples."""
+"""The model works alone, under a trainer, with several sessions and with missing samples."""
 
 import inspect
 from collections import Counter
@@ -109,7 +109,7 @@ def test_steps_work_without_a_trainer():
     assert output[0].output_params.shape == (4, 10, 5)
 
 
-def test_sampling_only_where_asked_for():
+def test_sampling_only_on_request():
     model = tiny_model().eval()
     step = {0: (batch(), ())}
     with torch.no_grad():
@@ -173,7 +173,7 @@ def test_r2_leaves_out_the_initial_condition_bins():
     assert logged["valid/r2"] < 0.999
 
 
-def test_external_inputs_must_fit():
+def test_external_inputs_must_have_the_right_shape():
     model = tiny_model(ext_input_dim=2)
     for wrong in (None, torch.zeros(4, 8, 1), torch.zeros(4, 7, 2)):
         with pytest.raises(ValueError, match=r"model.ext_input_dim = 2.*\(4, 8, 2\)"):
@@ -303,7 +303,7 @@ def test_non_finite_loss_names_the_term():
 
 
 def test_own_parts_are_used():
-    """A user's encoder, read-out and reconstruction replace ours without edits elsewhere."""
+    """A user's encoder, read-out and reconstruction replace the usual ones without other edits."""
 
     class OwnEncoder(nn.Module):
         def __init__(self):
@@ -351,11 +351,11 @@ def test_gradients_are_clipped_in_any_precision(tiny_file, precision):
     assert trainer.global_step == 3
 
 
-# ------------------------------------------------------------------ how it is run
+# ------------------------------------------------------------------ implementations
 
 
 @pytest.mark.parametrize("recurrence", ["plain", "torch", "compiled", "auto"])
-def test_what_is_compiled_is_the_choice_of_the_model(recurrence, monkeypatch):
+def test_the_model_chooses_what_is_compiled(recurrence, monkeypatch):
     called = Counter()
     choose(torch.ones(1))  # checks the library when it is first used
     call = Library.call
@@ -376,7 +376,7 @@ def test_what_is_compiled_is_the_choice_of_the_model(recurrence, monkeypatch):
 
 
 def test_a_step_is_the_same_however_it_is_run():
-    """The same noise and masks: losses, metrics and gradients agree."""
+    """With the same noise and masks, losses, metrics and gradients agree."""
     results = []
     for recurrence in ("torch", "compiled"):
         torch.manual_seed(0)
@@ -412,7 +412,7 @@ def test_data_of_other_sizes_than_the_model_are_refused(
 
 
 def test_a_reconstruction_may_change_its_parameters_in_place():
-    """Also those of large batches, which lie in memory that is used again."""
+    """This also holds for large batches, whose memory is used again."""
 
     class Clamped(Poisson):
         def compute_loss(self, data, output_params):
@@ -425,7 +425,7 @@ def test_a_reconstruction_may_change_its_parameters_in_place():
     assert model.readout[0].weight.grad.isfinite().all()
 
 
-def test_an_encoder_of_ones_own_may_take_data_of_other_sizes():
+def test_a_users_encoder_may_take_data_of_other_sizes():
     class Padded(nn.Module):
         def __init__(self, encoder):
             super().__init__()

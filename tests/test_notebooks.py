@@ -1,4 +1,4 @@
-"""The notebooks run from beginning to end, and are committed without what they printed."""
+"""The notebooks run from beginning to end, and are committed without output."""
 
 import json
 import os
@@ -49,5 +49,5 @@ def test_every_cell_runs_at_reduced_size(path, tmp_path, monkeypatch):
         if "image/png" in output.get("data", {})
     ]  # fmt: skip
     assert pictures
-    # It writes where it says, and nowhere else.
+    # It only writes to the folder that it names.
     assert [path.name for path in folder.iterdir()] == ["runs"]

@@ -1,4 +1,4 @@
-"""Other cells, generators and encoders than the usual ones, in a model and its training."""
+"""Other cells, generators and encoders than the usual ones work in a model and its training."""
 
 import functools
 import logging
@@ -21,14 +21,14 @@ from tests.test_model import bare, batch, quiet_trainer
 
 
 class Shrinking(ClippedGRUCell):
-    """Overrides nothing but forward."""
+    """A cell that only overrides forward."""
 
     def forward(self, input, hidden):
         return 0.5 * super().forward(input, hidden)
 
 
 class Plain(nn.Module):
-    """A cell that derives from nothing of this library, and has no weight_hh."""
+    """A cell that derives from no class of this library and has no weight_hh."""
 
     def __init__(self, input_size, hidden_size):
         super().__init__()
@@ -41,7 +41,7 @@ class Plain(nn.Module):
 
 
 class Halved(nn.Module):
-    """Computes its recurrent weights, and says with which weights it can be run fused."""
+    """A cell that computes its recurrent weights, and declares weights for fused execution."""
 
     def __init__(self, input_size, hidden_size, clip_value=5.0):
         super().__init__()
@@ -64,7 +64,7 @@ def hooked(cell):
 CHANGES = {
     "overridden": lambda old: Shrinking(old.input_size, old.hidden_size, old.clip_value),
     "hooked": hooked,
-    "fused in other words": lambda old: Halved(old.input_size, old.hidden_size),
+    "equivalent to a fused cell": lambda old: Halved(old.input_size, old.hidden_size),
     "plain": lambda old: Plain(old.input_size, old.hidden_size),
 }
 
@@ -86,7 +86,7 @@ def assert_close(a, b):
     torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
 
 
-def test_a_changed_cell_acts_in_the_encoder(choice, change):
+def test_a_changed_cell_takes_effect_in_the_encoder(choice, change):
     encoder = tiny_model(recurrence=choice).eval().encoder
     grus = encoder.ic_enc.fwd_gru, encoder.ic_enc.bwd_gru
     for gru in grus:
@@ -105,7 +105,7 @@ def test_a_changed_cell_acts_in_the_encoder(choice, change):
 
 
 @pytest.mark.parametrize("name", ["gen_cell", "con_cell"])
-def test_a_changed_cell_acts_in_the_decoder(choice, change, name):
+def test_a_changed_cell_takes_effect_in_the_decoder(choice, change, name):
     model = tiny_model(recurrence=choice).eval()
     cell = model.decoder.rnn.cell
     setattr(cell, name, change(getattr(cell, name)))
@@ -153,7 +153,7 @@ def test_a_cell_that_declares_its_weights_runs_fused(monkeypatch):
 
 
 class WithAGroup(Encoder):
-    """Has the L2 penalty count a group of weights of its own."""
+    """An encoder that declares an additional group of weights for the L2 penalty."""
 
     def recurrent_weights(self):
         return super().recurrent_weights() | {"own": [self.ic_linear.weight]}
@@ -214,7 +214,7 @@ REPORTED = {
 
 
 @pytest.mark.parametrize("case", REPORTED)
-def test_a_fit_says_once_what_runs_step_by_step(case, tiny_file, caplog):
+def test_a_fit_reports_once_what_runs_step_by_step(case, tiny_file, caplog):
     arguments, expected = REPORTED[case]
     with caplog.at_level(logging.INFO, "lfads_torch"):
         fit(tiny_model(**arguments), tiny_file)

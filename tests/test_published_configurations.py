@@ -28,7 +28,8 @@ def compose(config_path, overrides=()):
     return compose(config_path, overrides)
 
 
-# One column a model: sizes, then what training needs. T_enc and T_rec are numbers of time bins.
+# There is a column for each model, with its sizes and the options of training. T_enc and T_rec are
+# numbers of time bins.
 TABLE = """
 .                   area2_bump dmfc_rsg mc_maze mc_maze_large mc_maze_medium mc_maze_small mc_rtt
 encod_data_dim      49         40       137     122           114            107           98
@@ -321,7 +322,7 @@ SEVERAL = columns(MULTISESSION_TABLE)
 
 
 def write_data(folder, name, sizes):
-    """Write small files of the sizes that a model is for; return their pattern."""
+    """Write small files with the sizes of a model; return their pattern."""
     folder.mkdir()
     n_forward = sizes["recon_seq_len"] - sizes["encod_seq_len"]
     rng = np.random.default_rng(0)
@@ -349,7 +350,7 @@ def write_project(folder, name):
         sessions = ONE_SESSION.format(**sizes)
         batch_keys, attr_keys = "[behavior]", "[psth, train_cond_idx, valid_cond_idx]"
     else:
-        # With random maps the published file stated 50 channels, of which 30 are wanted.
+        # With random maps, the published file states 50 channels, although 30 are needed.
         sizes["encod_data_dim"] = sizes["fac_dim"]
         sessions = RANDOM_SESSIONS if name.endswith("random") else ALIGNED_SESSIONS
         batch_keys = attr_keys = "[]"

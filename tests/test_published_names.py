@@ -1,6 +1,7 @@
 """Names and arguments that programs written for the published package use.
 
-Those of LFADS, the tuples, the data module and the read-ins and read-outs are tested beside them.
+Those of LFADS, the tuples, the data module and the read-ins and read-outs are tested in the tests
+of these modules.
 """
 
 import importlib
@@ -146,7 +147,7 @@ def test_name_and_arguments(module, name):
     expected = arguments.split()
     assert list(parameters)[: len(expected)] == expected
     for further in list(parameters.values())[len(expected) :]:
-        # What follows is new: programs do not give it.
+        # Later arguments are new, so older programs do not pass them.
         if arguments and name != "LFADS":
             assert further.default is not further.empty or further.kind == further.VAR_KEYWORD
     for argument, default in DEFAULTS.get((module, name), {}).items():
@@ -180,7 +181,7 @@ def test_optional_packages_are_not_imported_with_the_published_modules():
 
 
 def test_the_package_and_the_sweep_history_import_no_drawing():
-    """PyTorch Lightning imports Matplotlib itself, so only what goes without it can be tested."""
+    """PyTorch Lightning imports Matplotlib itself, so only modules without it can be tested."""
     code = (
         "import sys, lfads_torch, lfads_torch.post_run.pbt, lfads_torch.tuples\n"
         "assert 'matplotlib' not in sys.modules\n"

@@ -1,4 +1,4 @@
-"""What the README says works: the code in it is run as it stands there."""
+"""The code in the README is run without changes."""
 
 import os
 import re
@@ -31,7 +31,7 @@ def blocks(language):
 
 
 def execute(command, cwd, *more):
-    """Run a command of the README, shorter, with this interpreter."""
+    """Run a command of the README with this interpreter, for fewer epochs."""
     words = shlex.split(command.replace("\\\n", " "))
     environment = dict(os.environ)
     while "=" in words[0]:
@@ -113,7 +113,7 @@ def test_parts_of_your_own(trained, monkeypatch):
         assert torch.equal(a, b)
 
 
-def test_links_lead_somewhere():
+def test_links_lead_to_existing_files():
     for target in re.findall(r"\]\(([^)#]+)\)", README):
         if not target.startswith("http"):
             assert (ROOT / target).exists(), target

@@ -1,4 +1,4 @@
-"""Small helpers."""
+"""The small helper functions work on nested structures."""
 
 import pytest
 import torch
@@ -44,7 +44,7 @@ def test_transpose_lists_of_unequal_lengths():
 
 
 def test_send_batch_to_device():
-    # The meta device is there without an accelerator.
+    # The meta device exists on every machine.
     tensor = torch.ones(2, 3)
     batch = {
         0: (SessionBatch(tensor, tensor, truth=tensor), (tensor, [tensor])),
@@ -67,7 +67,7 @@ def test_send_batch_to_device():
     assert tensor.device.type == "cpu"
 
 
-def test_send_a_bare_batch_to_where_it_is():
+def test_send_a_bare_batch_to_its_own_device():
     batch = SessionBatch(torch.rand(2, 3, 4), torch.rand(2, 3, 4))
     sent = send_batch_to_device(batch, torch.device("cpu"))
     assert sent.encod_data is batch.encod_data

@@ -37,7 +37,7 @@ def target_tensors(arrays: Arrays, source: str | Path) -> dict[str, NDArray[Any]
     Returns
     -------
     dict
-        Those of the following that the session has, by their names in ``nlb_tools``:
+        The following targets, as far as the session has them, under their names in ``nlb_tools``:
 
         - ``eval_spikes_heldout`` (trials, T_enc, held-out channels), NaN in bins that are not
           scored;
@@ -210,10 +210,10 @@ def benchmark_scores(
     Returns
     -------
     dict of str to float
-        Those of the following that the targets allow: ``co_bps`` and ``fp_bps`` (bits per spike of
-        held-out channels and of later bins), ``behavior_r2`` (R² of velocity, decoded linearly from
-        rates), ``psth_r2`` (R² of average responses) and ``tp_corr`` (mean correlation of neural
-        speed and produced interval, of ``dmfc_rsg``).
+        The following scores, as far as the targets allow: ``co_bps`` and ``fp_bps`` (bits per spike
+        of held-out channels and of later bins), ``behavior_r2`` (R² of velocity, decoded linearly
+        from rates), ``psth_r2`` (R² of average responses) and ``tp_corr`` (mean correlation of
+        neural speed and produced interval, of ``dmfc_rsg``).
 
     Raises
     ------
@@ -227,8 +227,9 @@ def benchmark_scores(
     for key, value in rates.items():
         if not (np.isfinite(value).all() and (value >= 0).all()):
             raise UserError(
-                f"{key} hold values that are no rates (below 0, or not finite). The Neural Latents "
-                f"Benchmark needs a model of spike counts, such as model.reconstruction Poisson."
+                f"{key} hold values that cannot be rates (below 0, or not finite). The Neural "
+                f"Latents Benchmark needs a model of spike counts, such as model.reconstruction "
+                f"Poisson."
             )
 
     def all_channels(name: str, suffix: str = "") -> NDArray[Any]:
@@ -274,8 +275,9 @@ def benchmark_scores(
 def unavailable_scores(targets: Arrays) -> dict[str, str]:
     """Return the scores that targets do not allow, each with the reason.
 
-    A reason is given even for scores that a recording of the benchmark is not meant to have,
-    except that behaviour allows one of ``behavior_r2`` and ``tp_corr``, not both.
+    Reasons are also given for scores that the benchmark does not define for a recording. An
+    exception is behaviour: it allows either ``behavior_r2`` or ``tp_corr``, and the absence of the
+    other needs no reason.
     """
     reasons = {}
     if "eval_spikes_heldout" not in targets:

@@ -1,4 +1,4 @@
-"""Submissions to the Neural Latents Benchmark (Pei et al. 2021), made of the rates of runs."""
+"""Writes submissions to the Neural Latents Benchmark (Pei et al. 2021) from the rates of runs."""
 
 import re
 import warnings
@@ -146,7 +146,7 @@ def score_nlb_submission(
     Returns
     -------
     list of dict
-        What ``evaluate`` returns: the scores ``co-bps``, ``vel R2``, … of each recording.
+        The result of ``evaluate``: the scores ``co-bps``, ``vel R2``, … of each recording.
 
     Raises
     ------
@@ -255,8 +255,8 @@ def _submitted_rates(path: Path, phase: str) -> dict[str, NDArray[Any]]:
     for split in splits:
         if not (np.isfinite(rates[split]).all() and (rates[split] >= 0).all()):
             raise UserError(
-                f"{split}_output_params in {path} hold values that are no rates (below 0, or not "
-                f"finite): the benchmark needs a model of spike counts, such as "
+                f"{split}_output_params in {path} hold values that cannot be rates (below 0, or "
+                f"not finite): the benchmark needs a model of spike counts, such as "
                 f"model.reconstruction Poisson."
             )
     if phase == "val":

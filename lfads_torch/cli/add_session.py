@@ -1,4 +1,4 @@
-"""Add a recording session to a trained model, and leave all that is shared as it is.
+"""Add a recording session to a trained model, whose shared weights do not change.
 
     python scripts/add_session.py runs/mine --data day2.h5 run_dir=runs/mine_day2
 
@@ -7,8 +7,9 @@ runs/mine_day2/model.ckpt. The file is like those that the model was trained on,
 its own. If it has readin_weight and readout_bias (scripts/align_sessions.py), training starts from
 these.
 
-Words of the form key=value override the configuration of the trained run (trainer.max_epochs=300,
-model.lr_init=1e-3 …). All that concerns training can be changed, but no size of the model.
+Arguments of the form key=value override the configuration of the trained run
+(trainer.max_epochs=300, model.lr_init=1e-3, …). You can change everything that concerns training,
+but not the sizes of the model.
 """
 
 import argparse
@@ -25,7 +26,7 @@ def main(words: Sequence[str] | None = None, script: str | Path | None = None) -
     Parameters
     ----------
     words
-        The words of the command line; by default those that the script was called with.
+        The arguments of the command line; by default those with which the script was called.
     script
         A file that is copied into the folder of the run.
     """
@@ -49,7 +50,7 @@ def main(words: Sequence[str] | None = None, script: str | Path | None = None) -
     )
     args = parser.parse_intermixed_args(words)
 
-    # Imported here since it takes seconds, for which --help would wait.
+    # This is imported here, because it takes seconds and would delay --help.
     from lfads_torch.running.new_session_run import run_new_session
 
     overrides, run_dir = split_run_dir(args.overrides)

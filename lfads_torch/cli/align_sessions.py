@@ -1,4 +1,4 @@
-"""Align sessions that record different neurons in the same task, for one model of them all.
+"""Align sessions with different neurons in the same task, to train one model of all of them.
 
     python scripts/align_sessions.py 'datasets/mine/*.h5' --n-components 50
 
@@ -38,7 +38,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--ridge-alpha", type=float, default=1.0, help="penalty of the regression (%(default)s)"
     )
     parser.add_argument(
-        "--output-dir", help="write copies to this folder, and leave the files as they are"
+        "--output-dir", help="write copies to this folder, and do not change the files"
     )
     parser.add_argument(
         "--overwrite", action="store_true", help="replace an earlier alignment, or earlier copies"
@@ -47,7 +47,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Parse the command line, align, and print how well sessions align and what comes next."""
+    """Parse the command line, align, and print the quality of alignment and the next command."""
     args = make_parser().parse_args(words)
 
     from lfads_torch.data.alignment.files import align_files
@@ -67,6 +67,7 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def _table(aligned: Sequence["AlignedSession"]) -> str:
+    """Return a table of the sessions, with an explanation of its columns."""
     width = max(len("session"), *(len(str(session.path)) for session in aligned))
     lines = [f"{'session':<{width}}  channels  trials  conditions     R2  variance kept"]
     for session in aligned:
@@ -84,7 +85,7 @@ def _table(aligned: Sequence["AlignedSession"]) -> str:
 def _next_command(patterns: list[str], paths: list[Path], n_components: int) -> str:
     """Return the command that trains on these files, with a pattern that matches no others.
 
-    If there is no such pattern, the command says PATTERN in its place.
+    If there is no such pattern, the command contains the word PATTERN in its place.
     """
     from lfads_torch.data.sessions import find_session_files
     from lfads_torch.errors import MissingFileError

@@ -6,7 +6,7 @@ reads the array "spikes" (bins, channels), spikes in each bin, and writes a data
 scripts/run_single.py, which merges what it infers to continuous rates again. The recording may be
 HDF5, .npz, .npy or .mat (--spikes struct.name). docs/continuous.md explains blocks and windows.
 
-For a model that is trained already: --to-infer, then scripts/infer.py.
+To apply a model that is already trained, use --to-infer and then scripts/infer.py.
 """
 
 import argparse
@@ -64,7 +64,7 @@ def make_parser() -> argparse.ArgumentParser:
         default=0.2,
         help="fraction of the blocks that are for validation (%(default)s)",
     )
-    parser.add_argument("--block", type=int, help="bins of a block (those of ten windows)")
+    parser.add_argument("--block", type=int, help="bins of a block (default: ten windows)")
     parser.add_argument(
         "--seed", type=int, default=0, help="seed of the draw of validation blocks (%(default)s)"
     )
@@ -74,14 +74,14 @@ def make_parser() -> argparse.ArgumentParser:
         help="no windows across the borders of training and validation blocks",
     )
     parser.add_argument(
-        "--to-infer", action="store_true", help="nothing is to be trained on: no blocks"
+        "--to-infer", action="store_true", help="cut everything for inference, without blocks"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an existing data file")
     return parser
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Parse the command line, cut the recording, and print what was done and what comes next."""
+    """Parse the command line, cut the recording, and print a summary and the next command."""
     parser = make_parser()
     args = parser.parse_args(words)
     others = dict(word.partition("=")[::2] for word in args.array)
@@ -118,6 +118,7 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def _summary(chop: "Chop") -> str:
+    """Return the numbers of windows and bins of each split, as text."""
     lines = [f"{chop.n_bins} bins in {len(chop.segments)} segment(s):"]
     for split, starts in chop.starts.items():
         n_bins = chop.covered(split).sum()
@@ -126,6 +127,7 @@ def _summary(chop: "Chop") -> str:
 
 
 def _next_command(output: str, to_infer: bool) -> str:
+    """Return the command that uses the data file next."""
     if to_infer:
         return f"python scripts/infer.py RUN_DIR --data {shlex.quote(output)}"
     return (

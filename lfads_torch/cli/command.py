@@ -1,4 +1,4 @@
-"""How a command ends: a user's error is printed in one line, others keep their traceback.
+"""Ends a command: a user's error is printed in one line, other errors keep their traceback.
 
 This module imports nothing that would delay ``--help``.
 """
@@ -31,7 +31,7 @@ def reporting_user_errors() -> Iterator[Outcome]:
 
     The line is ``UserError: message``, with the name of the error's class. An interruption
     (Ctrl-C) is reported in the same way, by its own message or as "Interrupted.". Every other
-    exception leaves the block with its traceback. A command uses it so::
+    exception leaves the block with its traceback. Usage::
 
         with reporting_user_errors() as outcome:
             work()

@@ -21,7 +21,7 @@ def main(words: Sequence[str] | None = None) -> int:
     Parameters
     ----------
     words
-        The words of the command line; by default those that the script was called with.
+        The arguments of the command line; by default those with which the script was called.
     """
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -52,7 +52,7 @@ def main(words: Sequence[str] | None = None) -> int:
     )
     args = parser.parse_args(words)
 
-    # Imported here since it takes seconds, for which --help would wait.
+    # This is imported here, because it takes seconds and would delay --help.
     from lfads_torch.data.windows.merge import continuous_path, is_chopped
     from lfads_torch.running.inference import infer
 

@@ -3,8 +3,8 @@
     python scripts/make_nlb_submission.py runs/maze
 
 writes runs/maze/nlb_submission_val.h5 (or …_test.h5, for data of the test phase). In the validation
-phase it also prints the scores that nlb_tools.evaluation.evaluate gives it. Several folders, of
-different recordings, make one submission.
+phase it also prints the scores that nlb_tools.evaluation.evaluate computes from it. The folders of
+several recordings make one submission together.
 """
 
 import argparse
@@ -29,19 +29,19 @@ def make_parser() -> argparse.ArgumentParser:
         help="file with rates, such as scripts/infer.py writes, to read instead of those in "
         "RUN_DIR; may be given several times",
     )
-    parser.add_argument("--dataset", help="name of the recording (by that of the data file)")
-    parser.add_argument("--bin-width-ms", type=int, help="5 or 20 (by the name of the data file)")
-    parser.add_argument("--phase", help="val or test (by the name of the data file)")
+    parser.add_argument("--dataset", help="recording (default: from the data file's name)")
+    parser.add_argument("--bin-width-ms", type=int, help="5 or 20 (default: from that name)")
+    parser.add_argument("--phase", help="val or test (default: from that name)")
     return parser
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Run the command.
+    """Parse the command line, write the submission, and print its scores.
 
     Parameters
     ----------
     words
-        The words of the command line, by default those with which the process was started.
+        The arguments of the command line; by default those with which the process was started.
 
     Returns
     -------
@@ -65,6 +65,7 @@ def main(words: Sequence[str] | None = None) -> int:
 def _print_scores(
     submission: Path, files: Sequence[Path], dataset: str | None, bin_width_ms: int | None
 ) -> None:
+    """Print the scores of a submission for the validation phase."""
     from lfads_torch.analysis.nlb_submission import score_nlb_submission
 
     for result in score_nlb_submission(submission, files, dataset, bin_width_ms):

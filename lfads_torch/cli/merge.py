@@ -3,9 +3,9 @@
     python scripts/merge.py runs/mine/lfads_output_sess0.h5
 
 writes rates, factors and inputs (bins, …) to runs/mine/lfads_output_sess0_continuous.h5, NaN where
-there is no window. scripts/run_single.py and scripts/infer.py do so themselves; this command is for
-output of lfads_torch.post_run.analysis.run_posterior_sampling in a program of your own. The data
-must have been cut by scripts/chop.py.
+there is no window. scripts/run_single.py and scripts/infer.py already do this; use this command for
+files that your own program wrote with lfads_torch.post_run.analysis.run_posterior_sampling. The
+data must have been cut by scripts/chop.py.
 """
 
 import argparse

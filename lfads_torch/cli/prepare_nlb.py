@@ -25,7 +25,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--bin-width-ms",
         type=int,
         nargs="+",
-        help="5, 20 or both (default: what the shipped model is for, 20 for mc_maze, else 5)",
+        help="5, 20 or both (default: that of the shipped model, 20 for mc_maze, otherwise 5)",
     )
     parser.add_argument(
         "--phase", nargs="+", default=["val"], help="val, test or both (default: val)"
@@ -58,6 +58,7 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def _download_and_prepare(dataset: str, args: argparse.Namespace) -> None:
+    """Download a recording if it is missing, and write its data files."""
     from lfads_torch.data.catalogue import DANDI
     from lfads_torch.datasets.nlb.download import describe, download_nwb, list_nwb
     from lfads_torch.datasets.nlb.prepare import check_arguments, prepare_nlb, refuse_existing
@@ -84,7 +85,7 @@ def _download_and_prepare(dataset: str, args: argparse.Namespace) -> None:
 def _nwb_dir(given: str | None, number: str) -> Path:
     """Return the folder with the NWB files of a recording, whose DANDI number is given.
 
-    It is the folder of that number in the one that the user gave, or that folder itself if it
+    It is the subfolder with that number in the user's folder, or the user's folder itself if it
     holds NWB files.
     """
     nwb_dir = Path(given or "datasets/nwb") / number
@@ -94,6 +95,7 @@ def _nwb_dir(given: str | None, number: str) -> Path:
 
 
 def _is_missing(nwb_dir: Path, parts: Sequence[str]) -> bool:
+    """Return whether a folder lacks one of the NWB files."""
     from lfads_torch.datasets.nlb.prepare import find_nwb
     from lfads_torch.errors import MissingFileError
 

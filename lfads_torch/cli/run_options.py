@@ -27,7 +27,7 @@ def parse_run(
     config_path, config_dir, overwrite
         Defaults of the options.
     words
-        The words of the command line; by default those that the script was called with.
+        The arguments of the command line; by default those with which the script was called.
     """
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -47,9 +47,9 @@ def parse_run(
 def split_run_dir(
     words: Sequence[str], run_dir: str | Path | None = None
 ) -> tuple[list[str], str | Path | None]:
-    """Return the overrides among words, and the value of the last ``run_dir=…``.
+    """Return the overrides among the arguments, and the value of the last ``run_dir=…``.
 
-    Without a ``run_dir=…`` among the words, ``run_dir`` is returned.
+    Without a ``run_dir=…`` among the arguments, ``run_dir`` is returned.
     """
     overrides = [word for word in words if not word.startswith("run_dir=")]
     run_dirs = [word.removeprefix("run_dir=") for word in words if word not in overrides]
@@ -66,7 +66,7 @@ def start_or_resume(
 ) -> int:
     """Start or resume a run as the command line asks, and return the exit status.
 
-    A mistake of the user's is printed in one line, see
+    A user's mistake is printed in one line, see
     :func:`lfads_torch.cli.command.reporting_user_errors`.
 
     Parameters
@@ -77,14 +77,14 @@ def start_or_resume(
         :func:`lfads_torch.running.start.start_run` and
         :func:`lfads_torch.running.resume.resume_run`, or the functions of
         :mod:`lfads_torch.sweeps.search` for sweeps. ``start`` is called without a ``config_path``
-        where none is given, and then takes its own default.
+        if none is given, and then uses its own default.
     overrides, run_dir
-        The choices of the script. Words of the command line come after them. They are not applied
-        to a run that is resumed.
+        The settings of the script, over which the command line takes precedence. They are not
+        applied to a run that is resumed.
     **options
         Further arguments of ``start``.
     """
-    # Imported here since it takes seconds, for which --help would wait.
+    # This is imported here, because it takes seconds and would delay --help.
     from lfads_torch.running.compose import format_overrides
 
     words, run_dir = split_run_dir(args.overrides, run_dir)

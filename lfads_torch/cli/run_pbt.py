@@ -30,11 +30,11 @@ def main(
         The options that the script sets, see :func:`lfads_torch.sweeps.search.run_sweep`; the
         command line overrides them. By default the packaged ``pbt.yaml`` is used.
     words
-        The words of the command line; by default those that the script was called with.
+        The arguments of the command line; by default those with which the script was called.
     """
     args = parse_run(description, config_path, config_dir, overwrite, words)
 
-    # Imported here since it takes seconds, for which --help would wait.
+    # This is imported here, because it takes seconds and would delay --help.
     from lfads_torch.sweeps.search import resume_sweep, run_sweep
 
     return start_or_resume(

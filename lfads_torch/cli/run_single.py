@@ -29,11 +29,11 @@ def main(
         The options that the script sets, see :func:`lfads_torch.running.start.start_run`; the
         command line overrides them.
     words
-        The words of the command line; by default those that the script was called with.
+        The arguments of the command line; by default those with which the script was called.
     """
     args = parse_run(description, config_path, config_dir, overwrite, words)
 
-    # Imported here since it takes seconds, for which --help would wait.
+    # This is imported here, because it takes seconds and would delay --help.
     from lfads_torch.running.resume import resume_run
     from lfads_torch.running.start import start_run
 

@@ -4,7 +4,7 @@
     python -m lfads_torch.synthetic chaotic_rnn --gain 2.5 --pulse
     python -m lfads_torch.synthetic multisession --output datasets/multisession
 
-datasets/README.md says what the files hold.
+datasets/README.md describes the content of the files.
 """
 
 import argparse
@@ -93,7 +93,7 @@ def main(words: Sequence[str] | None = None) -> int:
     options = vars(make_parser().parse_args(words))
     generator, output, overwrite = (options.pop(k) for k in ("generator", "output", "overwrite"))
     with reporting_user_errors() as outcome:
-        # Refuse existing files before the work is done; they are refused again when written.
+        # Existing files are refused before the data are generated, and again when writing them.
         if generator not in WRITE_FOLDERS:
             refuse_existing(output, overwrite)
         elif options["n_sessions"] > 0:
@@ -110,6 +110,7 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def _print_summary(path: Path, arrays: Arrays) -> None:
+    """Print the path and the size of a file, its arrays, and the mean and highest rate."""
     rates = np.concatenate([arrays["train_truth"], arrays["valid_truth"]])
     print(f"Wrote {path} ({path.stat().st_size / 1e6:.2f} MB)")
     for name, value in sorted(arrays.items()):

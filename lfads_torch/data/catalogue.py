@@ -1,4 +1,4 @@
-"""The data sets that the library knows by the names of their files, and how to get them."""
+"""The data sets that the library recognises by their file names, and how to get them."""
 
 import fnmatch
 import shlex
@@ -22,7 +22,7 @@ def how_to_get(path: Path) -> str:
     Parameters
     ----------
     path
-        The missing file, or a pattern that matches no file. Its name tells which data set it is.
+        The missing file, or a pattern that matches no file. Its name determines the data set.
     """
     for name in ("lorenz", "chaotic_rnn"):
         if path.name.startswith(name):
@@ -41,6 +41,7 @@ def how_to_get(path: Path) -> str:
 
 
 def _generate(generator: str, output: Path) -> str:
+    """Return a sentence with the command that generates a synthetic data set."""
     return (
         f"Generate it: python -m lfads_torch.synthetic {generator} --output "
         f"{shlex.quote(str(output))}"

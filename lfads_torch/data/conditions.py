@@ -9,7 +9,7 @@ from lfads_torch.errors import UserError
 
 
 def trial_conditions(cond_idx: Any, n_trials: int) -> NDArray[Any] | None:
-    """Return the condition of each trial, whichever of the two forms the data give it in.
+    """Return the condition of each trial, given in either of the two forms.
 
     Parameters
     ----------
@@ -29,7 +29,7 @@ def trial_conditions(cond_idx: Any, n_trials: int) -> NDArray[Any] | None:
     Raises
     ------
     UserError
-        If the number of labels is not the number of trials, or if there is no trial of an index.
+        If the number of labels is not the number of trials, or if an index of a trial is too large.
     """
     if cond_idx is None:
         return None

@@ -13,7 +13,7 @@ from lfads_torch.errors import ExistingFileError, FileAccessError, MissingFileEr
 from lfads_torch.files import written_atomically
 
 CHUNK_BYTES = 2**20
-"""The size of a chunk of a dataset, at most, unless a single trial is larger."""
+"""The largest size in bytes of a chunk of a dataset, unless a single trial is larger."""
 
 
 def open_hdf5(path: str | Path) -> h5py.File:
@@ -41,7 +41,7 @@ def read_arrays(path: str | Path) -> dict[str, Any]:
 
 
 def read_shapes(path: str | Path) -> dict[str, tuple[int, ...]]:
-    """Read the shapes of the arrays at the root of a file, and not the arrays."""
+    """Read only the shapes of the arrays at the root of a file."""
     with open_hdf5(path) as file:
         return {key: file[key].shape for key in file if isinstance(file[key], h5py.Dataset)}
 

@@ -21,7 +21,7 @@ def read_recording(path: str | Path, key: str) -> NDArray[Any]:
     key
         The name of the array: ``name``, or ``group/name`` or ``struct.name`` if it is nested. A
         key that ends in .npy is the path of another file, which holds the array. A file that ends
-        in .npy has one array, whatever the key.
+        in .npy has one array, which does not depend on the key.
 
     Returns
     -------
@@ -79,5 +79,5 @@ def _look_up(contents: Any, names: Sequence[str], path: Path) -> NDArray[Any]:
         contents = contents[name] if isinstance(contents, Mapping) else getattr(contents, name)
     array = contents[()] if isinstance(contents, h5py.Dataset) else contents
     if not isinstance(array, np.ndarray):
-        raise UserError(f"{'/'.join(names)} in {path} is no array, but {type(array).__name__}.")
+        raise UserError(f"{'/'.join(names)} in {path} is not an array, but {type(array).__name__}.")
     return array

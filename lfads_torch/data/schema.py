@@ -1,6 +1,6 @@
 """The schema of a session file: the names of its arrays, and how their shapes must agree.
 
-``datasets/README.md`` describes every array. Sizes are checked from the shapes alone, so that a
+``datasets/README.md`` describes every array. Only the shapes are needed for the checks, so that a
 file can be checked without reading its data.
 """
 
@@ -15,7 +15,7 @@ MANDATORY_KEYS = {
     "valid": ["encod_data", "recon_data"],
     "test": ["encod_data"],
 }
-"""The arrays that a file must hold of each split (``{split}_{key}``); ``test`` may be absent."""
+"""The arrays that a file must hold for each split (``{split}_{key}``); ``test`` may be absent."""
 
 Shapes = Mapping[str, tuple[int, ...]]
 """The shape of each array of a file, by its name."""
@@ -50,7 +50,7 @@ def check_shapes(shapes: Shapes, path: Path, to_infer: bool = False) -> None:
     path
         The file, for messages.
     to_infer
-        Whether no trials are trained on, so that one of the splits is enough.
+        Whether no trials are used for training, so that one of the splits is enough.
 
     Raises
     ------
@@ -69,6 +69,7 @@ def check_shapes(shapes: Shapes, path: Path, to_infer: bool = False) -> None:
 
 
 def _check_mandatory(shapes: Shapes, split: str, path: Path, to_infer: bool) -> None:
+    """Check that no mandatory array of a split is missing."""
     for name in MANDATORY_KEYS[split]:
         if f"{split}_{name}" not in shapes:
             raise UserError(
@@ -101,6 +102,7 @@ def _check_trials(shapes: Shapes, split: str, path: Path) -> None:
 
 
 def _check_bins(shapes: Shapes, split: str, path: Path) -> None:
+    """Check that the arrays of a split have matching numbers of time bins."""
     n_encod_bins = shapes[f"{split}_encod_data"][1]
     n_recon_bins = shapes.get(f"{split}_recon_data", (0, n_encod_bins))[1]
     if n_encod_bins > n_recon_bins:
@@ -135,6 +137,7 @@ def _check_splits_agree(shapes: Shapes, present: list[str], path: Path) -> None:
 
 
 def _check_channels_of_truth(shapes: Shapes, present: list[str], path: Path) -> None:
+    """Check that the true rates have as many channels as ``recon_data``."""
     for split in present:
         truth, recon = (shapes.get(f"{split}_{name}") for name in ("truth", "recon_data"))
         if truth is not None and recon is not None and truth[2] != recon[2]:

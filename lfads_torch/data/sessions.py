@@ -1,4 +1,4 @@
-"""Session files: finding those that a pattern names, reading their sizes, and loading their arrays.
+"""Finds the session files that match a pattern, reads their sizes, and loads their arrays.
 
 A file is one recording session. ``datasets/README.md`` states what it must hold.
 """
@@ -22,7 +22,7 @@ def find_session_files(datafile_pattern: str | Path) -> list[Path]:
     Raises
     ------
     MissingFileError
-        If there is none; where the data set is known, the message says how to get the file.
+        If there is none. If the data set is known, the message says how to get the file.
     """
     if Path(datafile_pattern).is_file():  # Its name may contain characters special to patterns.
         return [Path(datafile_pattern)]
@@ -44,7 +44,7 @@ class SessionShapes:
     n_encod_bins, n_recon_bins
         Time bins that the encoder sees (T_enc) and that the model reconstructs (T_rec).
     n_encod_channels, n_recon_channels
-        Channels likewise.
+        Channels that the encoder sees and that the model reconstructs.
     n_ext_inputs
         Dimensions of ``ext_input``; 0 if there is none.
     n_components
@@ -65,7 +65,7 @@ def session_shapes(path: str | Path) -> SessionShapes:
     Raises
     ------
     UserError
-        If the file cannot be read or does not hold what a model needs.
+        If the file cannot be read or lacks an array that a model needs.
     """
     shapes = read_shapes(path)
     rename_tf_era(shapes)
@@ -87,7 +87,7 @@ def load_session(
     reshuffle_ratio: float | None = None,
     to_infer: bool = False,
 ) -> dict[str, np.ndarray]:
-    """Read every array of a session file and check what the model relies on.
+    """Read every array of a session file, and check the arrays that a model needs.
 
     If the file has no trial numbers ``{split}_inds``, they are added: they count the trials of the
     file, training trials first, then validation and test trials.
@@ -100,7 +100,7 @@ def load_session(
         See :func:`~lfads_torch.data.splits.reshuffle_train_valid`. With the seed None, every trial
         stays in its split.
     to_infer
-        Whether no trials are trained on, so that one of the splits is enough, such as
+        Whether no trials are used for training, so that one of the splits is enough, such as
         ``test_encod_data`` alone.
 
     Raises
@@ -127,12 +127,14 @@ def load_session(
 
 
 def _check_conversion_factor(arrays: dict[str, np.ndarray], path: Path) -> None:
+    """Check that ``conversion_factor`` is a positive number, if there is one."""
     factor = np.asarray(arrays.get("conversion_factor", 1.0))
     if factor.size != 1 or not factor > 0:
         raise UserError(f"conversion_factor in {path} must be a number above 0, but is {factor}.")
 
 
 def _number_trials(arrays: dict[str, np.ndarray]) -> None:
+    """Add trial numbers ``{split}_inds`` to the splits that lack them."""
     first = 0
     for split in MANDATORY_KEYS:
         if f"{split}_encod_data" in arrays:

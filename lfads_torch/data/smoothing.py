@@ -1,4 +1,4 @@
-"""Smoothing along time with a Gaussian, for average responses and for estimates of rates."""
+"""Smooths along time with a Gaussian, for average responses and for estimates of rates."""
 
 from typing import Any, Literal
 

@@ -1,4 +1,4 @@
-"""Another random division of a session's trials into training and validation trials."""
+"""Divides a session's trials at random into new training and validation trials."""
 
 from collections.abc import Mapping
 

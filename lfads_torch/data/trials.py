@@ -1,4 +1,4 @@
-"""The trials of a session in memory: arrays become tensors, and a batch is an indexing of them."""
+"""The trials of a session in memory, as tensors from which batches are taken by indexing."""
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +16,7 @@ from lfads_torch.utils import send_batch_to_device
 log = logging.getLogger(__name__)
 
 Extras = tuple[Tensor, ...]
-"""The further arrays of a batch (``batch_keys``), in their order; their first axis is trials."""
+"""The further arrays of a batch, in the order of ``batch_keys``; their first axis is trials."""
 
 
 def to_tensor(array: np.ndarray) -> Tensor:
@@ -158,7 +158,7 @@ class SessionDataset(Dataset[tuple[SessionBatch, Extras]]):
 
 
 class EpochShuffle(Sampler[int]):
-    """Every trial once, in a random order that depends only on a seed and the epoch.
+    """Yields every trial once, in a random order that depends only on a seed and the epoch.
 
     A run that is resumed therefore sees the batches that it would have seen without interruption.
     Where a session is repeated within an epoch, because it is shorter than another one, every

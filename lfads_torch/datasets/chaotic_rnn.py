@@ -47,7 +47,7 @@ def chaotic_rnn(
     Parameters
     ----------
     seed
-        Seed of all random draws; not negative.
+        Seed of all random numbers, at least 0.
     n_conditions
         Number of initial states.
     n_trials
@@ -67,8 +67,8 @@ def chaotic_rnn(
     pulse
         Whether each condition gets an input pulse.
     pulse_magnitude
-        Height of the pulse in its only bin; 50 in the paper. Through dt/tau = 0.4 it displaces the
-        units by 20 B, which saturates most of them and decays within some 100 ms.
+        Height of the pulse in its only bin; 50 in the paper. With dt/tau = 0.4 it displaces the
+        units by 20 B, which saturates most of them and decays within about 100 ms.
     valid_ratio
         Fraction of each condition's trials that is held out for validation, rounded to whole
         trials, but at least one trial in either split.
@@ -84,7 +84,7 @@ def chaotic_rnn(
         ``{split}_latents`` are the states x (trial, time, channel). Besides: ``recurrent_weight``
         (channel, channel) float64, W without the gain. With ``pulse`` also ``{split}_input``
         (trial, time, 1) float32, u; ``{split}_pulse_time`` (trial,) int64, the bin of the pulse;
-        ``input_weight`` (channel,) float64, B.
+        and ``input_weight`` (channel,) float64, B.
 
     Raises
     ------
@@ -134,7 +134,7 @@ def chaotic_rnn(
 
 
 def check_network(bin_width: float, gain: float, tau: float, max_rate: float) -> None:
-    """Check the arguments of a network."""
+    """Raise a UserError if an argument of the network is out of range."""
     check_positive("gain", gain)
     check_positive("max_rate", max_rate)
     check_positive("tau", tau)

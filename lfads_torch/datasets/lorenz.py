@@ -59,7 +59,7 @@ def lorenz(
     Parameters
     ----------
     seed
-        Seed of all random draws; not negative.
+        Seed of all random numbers, at least 0.
     n_conditions
         Number of initial states.
     n_trials
@@ -92,7 +92,7 @@ def lorenz(
     dict
         For each split ("train", "valid"), with trials ordered by condition:
         ``{split}_encod_data`` (trial, time, channel) uint8 counts;
-        ``{split}_recon_data`` likewise, with all channels and bins;
+        ``{split}_recon_data`` (trial, time, channel) uint8 counts of all channels and bins;
         ``{split}_truth`` (trial, time, channel) float32, true rates in Hz;
         ``{split}_latents`` (trial, time, 3) float32, the Lorenz state x, y, z at the start of
         each bin, whose rate holds for the whole bin;
@@ -137,6 +137,7 @@ def lorenz(
 def _check_rates(
     speed: float, mean_rates: tuple[float, float], modulation: float, max_rate: float
 ) -> None:
+    """Check the arguments that determine the rates."""
     check_positive("speed", speed)
     check_positive("modulation", modulation)
     if modulation > 10:

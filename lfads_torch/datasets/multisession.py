@@ -1,6 +1,6 @@
-"""Several sessions of one chaotic network, each with different neurons.
+"""Spikes of one chaotic network in several sessions, each with different neurons.
 
-They are a list of dictionaries of arrays, and a folder of files.
+In memory, the sessions are a list of dictionaries of arrays; on disk, they are a folder of files.
 """
 
 import os
@@ -42,14 +42,14 @@ def multisession_chaotic_rnn(
 
     The network of :func:`~lfads_torch.datasets.chaotic_rnn.chaotic_rnn` without pulses has as many
     units as all sessions have neurons together. They are assigned to sessions at random, and no
-    unit is in two sessions. All sessions have the same conditions, but trials and spikes of their
-    own; what they have in common is the state of the network. (After the sessions from one brain
-    area that a single model was trained on in Pandarinath et al. 2018, Nature Methods.)
+    unit is in two sessions. All sessions have the same conditions, but different trials and spikes;
+    they have the state of the network in common. (This imitates the sessions from one brain area on
+    which Pandarinath et al. 2018, Nature Methods, trained a single model.)
 
     Parameters
     ----------
     seed
-        Seed of all random draws; not negative.
+        Seed of all random numbers, at least 0.
     n_sessions
         Number of sessions.
     n_conditions
@@ -81,7 +81,7 @@ def multisession_chaotic_rnn(
         For each session the arrays of :func:`~lfads_torch.datasets.lorenz.lorenz` up to
         ``conversion_factor``, where ``{split}_latents`` (trial, time, n_latents) are the leading
         principal components of the states x of all units over all conditions and bins, with the
-        sign that makes the largest weight positive: the same numbers for a condition in every
+        sign that makes the largest weight positive. A condition has the same latents in every
         session. Besides: ``unit_idx`` (channel,) int64, the unit of the network that a channel
         records; ``latent_variance`` (n_latents,) float64, the fraction of the variance of all
         states that each latent has.
@@ -120,7 +120,7 @@ def multisession_chaotic_rnn(
 def _principal_components(states: Floats, n_components: int) -> tuple[Floats, Floats]:
     """Project (condition, time, unit) to (condition, time, component).
 
-    Also returns the fraction of the variance that each component has.
+    The fraction of the variance that each component has is returned as well.
     """
     from sklearn.decomposition import PCA
 
@@ -169,7 +169,22 @@ def write_sessions(
 
 
 def session_paths(folder: Path, n_sessions: int, overwrite: bool) -> list[Path]:
-    """Return the paths that :func:`write_sessions` writes to, or raise as it does."""
+    """Return the paths that :func:`write_sessions` writes to.
+
+    Parameters
+    ----------
+    folder
+        The folder of the files.
+    n_sessions
+        The number of sessions.
+    overwrite
+        Whether existing files may be replaced.
+
+    Raises
+    ------
+    ExistingFileError
+        See :func:`write_sessions`.
+    """
     digits = len(str(n_sessions - 1))
     paths = [folder / f"sess{session:0{digits}d}.h5" for session in range(n_sessions)]
     for path in paths:

@@ -8,8 +8,8 @@ trials share the rates and differ in their Poisson spikes:
 
 Every generator returns a dictionary of arrays under the names of the library's data files
 (``datasets/README.md``), which :func:`~lfads_torch.data.hdf5.write_h5` writes to a file. The same
-arguments give the same arrays on one machine. On another one they may differ by rounding, and
-counts may then differ here and there.
+arguments give the same arrays on one machine. On another machine, rates may be rounded differently,
+and a few counts may then differ.
 """
 
 import math
@@ -85,7 +85,7 @@ def check_sizes(
     heldout_neurons: int = 0,
     forward_bins: int = 0,
 ) -> None:
-    """Check the arguments that all generators have."""
+    """Raise a UserError if one of the arguments that all generators have is out of range."""
     check_integer("seed", seed, 0)
     check_integer("n_conditions", n_conditions, 1)
     check_integer("n_trials", n_trials, 2)

@@ -1,1 +1,1 @@
-"""What needs packages that a single run does without."""
+"""The published names of classes that need optional packages (Ray Tune, nlb_tools)."""

@@ -1,7 +1,8 @@
 """Names that the saved state of older sweeps refers to.
 
-Ray saves the state of a search with references to functions by their module and name. Those of a
-sweep that an older version began lead here, so that it can be resumed.
+Ray saves the state of a search with references to functions by their module and name. A sweep that
+an older version of this library started refers to functions in this module, and can therefore be
+resumed.
 """
 
 from lfads_torch.sweeps.ray_tune.recorder import trial_name as _trial_name

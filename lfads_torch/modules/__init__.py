@@ -1,1 +1,1 @@
-"""The parts of the model, one station of the data's way a file."""
+"""The parts of the model, one file for each step in the flow of the data."""

@@ -1,4 +1,4 @@
-"""Transforms of a batch before the model sees it, and of the losses it then has.
+"""Transforms of a batch before the model sees it, and of its reconstruction losses.
 
 A transform is any object with ``process_batch(batch) -> batch``, or with
 ``process_losses(losses, batch, log_fn, split) -> losses``, or with both; there is nothing to
@@ -27,24 +27,25 @@ LogFn = Callable[..., None]
 
 
 class AugmentedBatch(SessionBatch):
-    """A :class:`~lfads_torch.tuples.SessionBatch` with what transforms noted about it."""
+    """A :class:`~lfads_torch.tuples.SessionBatch` with notes that transforms made about it."""
 
     notes: Mapping[Any, Tensor] = MappingProxyType({})
     """Tensors, such as the mask of hidden samples, by the transform that made them."""
 
     def _replace(self, **fields: Any) -> "AugmentedBatch":
+        """Return a batch with other fields and the same notes."""
         return self.annotate(super()._replace(**fields), self.notes)
 
     @classmethod
     def annotate(cls, batch: SessionBatch, notes: Mapping[Any, Tensor]) -> "AugmentedBatch":
-        """Return ``batch`` with its own notes, if it has any, and these."""
+        """Return ``batch`` with ``notes`` in addition to any that it already has."""
         annotated = cls(*batch)
         annotated.notes = {**notes_of(batch), **notes}
         return annotated
 
 
 def notes_of(batch: SessionBatch) -> Mapping[Any, Tensor]:
-    """Return what transforms noted about the batch."""
+    """Return the notes that transforms made about the batch."""
     return batch.notes if isinstance(batch, AugmentedBatch) else {}
 
 
@@ -61,7 +62,7 @@ class AugmentationStack:
     Raises
     ------
     ValueError
-        If an index names no transform, or one without the method it is needed for.
+        If an index is out of range, or if the transform that it names lacks the method needed.
     """
 
     def __init__(
@@ -173,11 +174,11 @@ class SelectiveBackpropThruTime:
     """
 
     def process_batch(self, batch: SessionBatch) -> SessionBatch:
-        """Replace NaN.
+        """Replace missing samples (NaN) of input and target.
 
-        Missing targets become their channel's mean over the batch: in the support of whichever
-        distribution the others have, so that what is masked later is finite. A channel without
-        any observed sample gets the mean over channels.
+        Missing targets become the mean of their channel over the batch. They then lie in the
+        support of the likelihood, so that their losses, which are masked later, are finite. A
+        channel without any observed sample gets the mean over channels.
         """
         observed = ~batch.recon_data.isnan()
         counts = observed.sum(dim=(0, 1), keepdim=True)
@@ -205,7 +206,7 @@ class SpikeJitter:
     """Move every spike by a uniformly drawn number of bins, independently in input and target.
 
     Counts are kept: a spike that would leave the window is reflected at its end. Fractional parts
-    and missing samples stay where they are.
+    and missing samples do not move.
 
     Parameters
     ----------
@@ -225,6 +226,7 @@ class SpikeJitter:
         )
 
     def _jitter(self, data: Tensor) -> Tensor:
+        """Jitter data (B, T, N)."""
         n_bins = data.shape[1]
         spikes = data.nan_to_num(nan=0.0).floor().clamp(min=0)
         trial, time, channel = spikes.nonzero(as_tuple=True)
@@ -264,12 +266,13 @@ class TemporalShift:
         self.max_shift = max_shift
 
     def process_batch(self, batch: SessionBatch) -> SessionBatch:
-        """Shift input and target; the first or last sample is repeated where data run out."""
+        """Shift input and target; bins at the ends repeat the first or the last sample."""
         return batch._replace(
             encod_data=self._shift(batch.encod_data), recon_data=self._shift(batch.recon_data)
         )
 
     def _shift(self, data: Tensor) -> Tensor:
+        """Shift data (B, T, N)."""
         n_trials, n_bins, n_channels = data.shape
         drawn = torch.randn(n_trials, 1, n_channels, device=data.device) * self.std
         shifts = drawn.round().clamp(-self.max_shift, self.max_shift).long()
@@ -278,7 +281,7 @@ class TemporalShift:
 
 
 class SampleValidation:
-    """Hold out single samples to validate on.
+    """Hold out single samples for validation.
 
     The data module draws ``sv_mask`` once, from ``sv_seed`` with rate ``sv_rate``. Samples where it
     is 0 are zeroed in the input and have no part in the loss; their own loss is logged as
@@ -291,8 +294,8 @@ class SampleValidation:
     ic_enc_seq_len
         T_ic.
     recon_reduce_mean
-        Log the mean over the held-out samples, or their sum over bins and channels, averaged over
-        trials.
+        Whether the mean over the held-out samples is logged. Otherwise, their sum over bins and
+        channels is logged, averaged over trials.
     """
 
     def __init__(
@@ -341,6 +344,7 @@ class SampleValidation:
 
 
 def _note(transform: Any, batch: SessionBatch) -> Tensor:
+    """Return what a transform stored about the batch when it processed it."""
     notes = notes_of(batch)
     if transform not in notes:
         raise UserError(
@@ -352,7 +356,7 @@ def _note(transform: Any, batch: SessionBatch) -> Tensor:
 
 
 def _in_target(mask: Tensor, losses: Tensor, t_ic: int) -> Tensor:
-    """Place a mask of the encoded samples from bin T_ic on into the target, True elsewhere."""
+    """Extend a mask of the encoded samples from bin T_ic on to the target, by True elsewhere."""
     _, n_bins, n_channels = mask.shape
     later, unseen = losses.shape[1] - t_ic - n_bins, losses.shape[2] - n_channels
     if later < 0 or unseen < 0:

@@ -1,4 +1,4 @@
-"""From the initial condition and the controller's inputs to the factors."""
+"""The decoder: computes the factors from the initial condition and the controller's inputs."""
 
 from typing import NamedTuple
 
@@ -48,7 +48,7 @@ class DecoderState(NamedTuple):
 
 
 class GeneratorInput(NamedTuple):
-    """The input of the generator in a bin, and the distribution that its first part is from."""
+    """The input of the generator in a bin, and the distribution of its inferred part."""
 
     co_mean: Tensor
     """(B, co_dim) mean of the controller output."""
@@ -76,11 +76,12 @@ class DecoderCell(nn.Module):
         Sizes of the external input, of one direction of the controller-input encoder, of the
         controller, its output, the generator and the factors.
     dropout_rate, cell_clip
-        Dropout, and the largest magnitude of a recurrent state.
+        Probability of dropout, and the largest magnitude of a recurrent state.
     use_con
         Whether there is a controller.
     generator, controller
-        What makes these, see :class:`~lfads_torch.modules.parts.Generator` and
+        How these are made, see :func:`~lfads_torch.modules.parts.make_part`. They are a
+        :class:`~lfads_torch.modules.parts.Generator` and a
         :class:`~lfads_torch.modules.parts.Cell`.
     """
 
@@ -162,9 +163,10 @@ class DecoderCell(nn.Module):
         ext_input
             (B, ext_input_dim) external input.
         state
-            The state after the bin before.
+            The state after the previous bin.
         co_prior
-            Makes the posterior that the controller output is sampled from; None takes its mean.
+            The prior, which makes the posterior that the controller output is sampled from. With
+            None, the controller output is the mean.
         """
         ext_input = self.dropout(ext_input)
         if self.use_con:
@@ -191,8 +193,8 @@ class DecoderCell(nn.Module):
     def fused_weights(self) -> DecoderWeights | None:
         """Return the weights with which the fused decoder computes exactly what this cell does.
 
-        None if this is a derived class, if a part is not one of this library, or if there is a
-        hook.
+        It is None if this is a derived class, if a part does not belong to this library, or if
+        there is a hook.
         """
         if not runs_as_defined(self, DecoderCell) or not runs_as_defined(self.dropout, Dropout):
             return None
@@ -216,7 +218,7 @@ class DecoderCell(nn.Module):
 
 
 class DecoderRNN(nn.Module):
-    """A :class:`DecoderCell` run over time, all at once where a fused implementation can do it."""
+    """Runs a :class:`DecoderCell` over time, by a fused implementation if one can do this."""
 
     def __init__(self, cell: DecoderCell) -> None:
         super().__init__()
@@ -252,7 +254,7 @@ class DecoderRNN(nn.Module):
         )
 
     def why_step_by_step(self) -> str | None:
-        """Return why no fused implementation can run this; None if one can."""
+        """Return why no fused implementation can run this, or None if one can."""
         if declared(self.cell, "fused_weights", Cell)() is not None:
             return None
         parts = {name: part for name, part in self.cell.named_children() if name.endswith("_cell")}
@@ -266,7 +268,7 @@ class DecoderRNN(nn.Module):
     def _fused(
         self, ci: Tensor, ext_input: Tensor, state: DecoderState, co_prior: Prior | None
     ) -> tuple[Backend, DecoderWeights] | None:
-        """Return what runs the whole sequence at once; None where it has to be done by steps."""
+        """Return the implementation and its weights, or None if the cell must run step by step."""
         weights = declared(self.cell, "fused_weights", Cell)()
         if weights is None or (co_prior is not None and not location_scale(co_prior)):
             return None
@@ -301,8 +303,8 @@ class DecoderRNN(nn.Module):
 class Decoder(nn.Module):
     """Generator, controller and factors over a whole window.
 
-    A decoder of your own needs :meth:`forward`; :meth:`recurrent_weights` if the L2 penalty is to
-    count weights of it.
+    Your own decoder needs :meth:`forward`. It also needs :meth:`recurrent_weights` if the L2
+    penalty is to include some of its weights.
 
     Parameters
     ----------
@@ -380,13 +382,14 @@ class Decoder(nn.Module):
         ic_samp
             (B, ic_dim) initial conditions.
         ci
-            (B, T_rec, 2 ci_enc_dim) controller inputs. Where :meth:`shares_ci` says so, S samples
-            of each trial may follow each other in the other arguments and these be given once for
-            each trial, (B / S, T_rec, 2 ci_enc_dim).
+            (B, T_rec, 2 ci_enc_dim) controller inputs. If :meth:`shares_ci` returns True, they may
+            be given once for each trial, (B / S, T_rec, 2 ci_enc_dim), while in the other arguments
+            S samples of each trial follow each other.
         ext_input
             (B, T_rec, ext_input_dim) external inputs.
         co_prior
-            Makes the posterior that the controller output is sampled from; None takes its mean.
+            The prior, which makes the posterior that the controller output is sampled from. With
+            None, the controller output is the mean.
         """
         gen_init = self.ic_to_g0(ic_samp)
         start = DecoderState(

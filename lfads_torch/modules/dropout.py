@@ -1,4 +1,4 @@
-"""Dropout whose masks are drawn quickly."""
+"""Dropout with masks that are fast to draw."""
 
 from torch import Tensor, nn
 

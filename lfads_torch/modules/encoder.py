@@ -1,4 +1,4 @@
-"""From the data to the posterior of the initial condition and the controller's inputs."""
+"""The encoder: infers the initial condition's posterior and the controller's inputs from data."""
 
 import torch
 from torch import Tensor, nn
@@ -15,9 +15,9 @@ from lfads_torch.tuples import EncoderOutput
 class Encoder(BaseEncoder):
     """Bidirectional encoders of the initial condition (IC) and of the controller inputs (CI).
 
-    With ``ic_enc_seq_len`` > 0 the first bins feed the IC encoder alone and the others the CI
-    encoder alone, so that the initial condition cannot see the future; otherwise both see
-    everything (Sussillo et al. 2016, arXiv 1608.06315; Keshtkaran & Pandarinath 2019).
+    With ``ic_enc_seq_len`` > 0 only the IC encoder sees the first bins, and only the CI encoder
+    sees the others, so that the initial condition cannot see the future; otherwise both see
+    all bins (Sussillo et al. 2016, arXiv 1608.06315; Keshtkaran & Pandarinath 2019).
 
     Parameters
     ----------
@@ -30,13 +30,13 @@ class Encoder(BaseEncoder):
     ic_dim
         Dimensions of the initial condition.
     ic_post_var_min
-        Added to the variance of the initial condition's posterior.
+        Minimum that is added to the variance of the initial condition's posterior.
     dropout_rate, cell_clip
-        Dropout, and the largest magnitude of a recurrent state.
+        Probability of dropout, and the largest magnitude of a recurrent state.
     use_con
-        Whether there is a controller to feed.
+        Whether there is a controller, which needs inputs.
     cell
-        What makes the cells of both encoders, in place of
+        How the cells of both encoders are made, in place of
         :class:`~lfads_torch.modules.recurrent.ClippedGRUCell`: a class or a partial of a
         :class:`~lfads_torch.modules.parts.Cell`.
     """
@@ -87,7 +87,7 @@ class Encoder(BaseEncoder):
         Raises
         ------
         ValueError
-            If the data have other bins or channels.
+            If the data have another number of bins or channels.
         """
         self._check(data)
         data = recurrence.shared(self.dropout(data))
@@ -106,6 +106,7 @@ class Encoder(BaseEncoder):
         return EncoderOutput(ic_mean, ic_std, ci)
 
     def _check(self, data: Tensor) -> None:
+        """Check that data have the numbers of bins and channels of the model."""
         n_bins, n_channels = self.encod_seq_len, self.encod_data_dim
         if data.shape[1:] != (n_bins, n_channels):
             raise UserError(

@@ -1,7 +1,7 @@
 """Generators other than the gated recurrent unit.
 
-Each is chosen by ``model/generator=…`` and says on which equation and paper it rests. Symbols: u_t
-(B, D) the inputs of bin t, H units, W the input weights, b a bias.
+Each is chosen by ``model/generator=…`` and states its equation and its paper. Symbols: u_t (B, D)
+are the inputs of bin t, H is the number of units, W are the input weights, and b is a bias.
 """
 
 import math
@@ -36,7 +36,7 @@ class VanillaRNNGenerator(Generator):
         self.bias = nn.Parameter(torch.zeros(hidden_size))
 
     def forward(self, input: Tensor, hidden: Tensor) -> Tensor:
-        """Return the state after a bin, (B, H), from its input (B, D) and the state before."""
+        """Return the state (B, H) after a bin, from its input (B, D) and the previous state."""
         recurrent = F.linear(hidden, self.weight_hh, self.bias)
         return torch.tanh(F.linear(input, self.weight_ih) + recurrent)
 
@@ -55,10 +55,10 @@ class LowRankGenerator(Generator):
     .. math:: x_t = (1 - α) x_{t-1}
               + α \left( \frac{1}{H} M N^\top φ(x_{t-1}) + W u_t + b \right)
 
-    Without inputs and bias, what lies in the R dimensions that the columns of M span drives itself,
-    and everything outside of these decays by the factor 1 - α in every bin. The state is x, and the
-    factors are read from the firing rates φ(x). M and N start as N(0, 1), W as N(0, 1/D) and b at
-    zero. The L2 penalty counts M and N.
+    The recurrent input lies in the R dimensions that the columns of M span. Without inputs and
+    bias, the potentials outside of these dimensions decay by the factor 1 - α in every bin. The
+    state is x, and the factors are read from the firing rates φ(x). M and N start as N(0, 1), W as
+    N(0, 1/D) and b at zero. The L2 penalty counts M and N.
 
     Parameters
     ----------
@@ -98,7 +98,7 @@ class LowRankGenerator(Generator):
         self.bias = nn.Parameter(torch.zeros(hidden_size))
 
     def forward(self, input: Tensor, hidden: Tensor) -> Tensor:
-        """Return the potentials after a bin, (B, H), from its input (B, D) and those before."""
+        """Return the potentials (B, H) after a bin, from its input (B, D) and those before."""
         overlap = torch.tanh(hidden) @ self.n / self.hidden_size
         drive = overlap @ self.m.t() + F.linear(input, self.weight_ih, self.bias)
         return torch.lerp(hidden, drive, self.alpha)

@@ -9,16 +9,17 @@ from lfads_torch.modules.parts import BaseEncoder, declared
 
 
 def compute_l2_penalty(lfads: Any, hps: Any) -> Tensor:
-    r"""Return :math:`Σ_k s_k ½ ‖U_k‖² / (Σ_k \mathrm{numel}(U_k) + 10^{-8})` and own penalties.
+    r"""Return :math:`Σ_k s_k ½ ‖U_k‖² / (Σ_k \mathrm{numel}(U_k) + 10^{-8})` plus other penalties.
 
     U_k are the weights that encoder and decoder declare (``recurrent_weights``) and whose scale s_k
     is above 0. Scales are ``l2_{ic_enc,ci_enc,gen,con}_scale``, and those that a part declares for
-    groups of its own (``l2_scales``). Each reconstruction adds a penalty of its own.
+    its additional groups of weights (``l2_scales``). Each reconstruction may add a penalty
+    (``compute_l2``).
 
     Parameters
     ----------
     lfads
-        A model: has ``encoder``, ``decoder`` and ``recon``.
+        The model, with ``encoder``, ``decoder`` and ``recon``.
     hps
         Its hyperparameters, ``lfads.hparams``.
     """
@@ -41,7 +42,7 @@ def compute_l2_penalty(lfads: Any, hps: Any) -> Tensor:
 
 
 def _scaled_weights(part: nn.Module, scales: dict[str, float]) -> list[tuple[float, Tensor]]:
-    """Return the weights that a part declares, each with its scale; 0 where none is known."""
+    """Return the weights that a part declares, each with its scale, or 0 if none is known."""
     scales = scales | declared(part, "l2_scales", BaseEncoder)()
     groups = declared(part, "recurrent_weights", BaseEncoder)()
     return [(scales.get(name, 0.0), weight) for name, group in groups.items() for weight in group]

@@ -1,4 +1,4 @@
-"""Read-outs that are not linear: multilayer perceptrons from factors to the parameters of rates."""
+"""Non-linear read-outs: multilayer perceptrons from the factors to the parameters of the data."""
 
 import itertools
 from collections.abc import Sequence
@@ -31,16 +31,16 @@ class MLPReadout(nn.Module):
     Parameters
     ----------
     in_features, out_features
-        Factors, and channels times parameters of the reconstruction.
+        Number of factors, and of channels times parameters of the reconstruction.
     hidden_features
-        Units of each hidden layer, from the factors on.
+        Number of units of each hidden layer, in the order from the factors to the output.
     activation
         φ: ``gelu``, ``relu``, ``softplus`` or ``tanh``.
 
     Raises
     ------
     ValueError
-        If a layer has no unit, or there is no such activation.
+        If a layer has no unit, or if the activation is unknown.
     """
 
     def __init__(
@@ -89,15 +89,15 @@ class MultisessionMLPReadout(nn.ModuleList):
     Parameters
     ----------
     datafile_pattern
-        Matches the files of the sessions.
+        A pattern that matches the files of the sessions.
     in_features
-        Factors.
+        Number of factors.
     hidden_features, activation
         See :class:`MLPReadout`.
     requires_grad
         Whether the read-outs are trained.
     recon_params
-        Parameters that the reconstruction needs for each channel.
+        Number of parameters that the reconstruction needs for each channel.
     """
 
     def __init__(

@@ -1,8 +1,8 @@
-"""Base classes of cells, generators and encoders, and how the model makes and queries parts.
+"""Base classes of cells, generators and encoders, and functions that make and query parts.
 
-A part of your own derives from :class:`Cell`, :class:`Generator` or :class:`BaseEncoder`, or is any
-module with the same methods. Methods that it lacks are taken from these classes: no weight of it is
-penalised, and it is run step by step. ``docs/parts.md`` has worked examples.
+Your own part derives from :class:`Cell`, :class:`Generator` or :class:`BaseEncoder`, or is any
+module with the same methods. The defaults of these classes replace optional methods that it lacks:
+none of its weights is penalised, and it runs step by step. ``docs/parts.md`` has worked examples.
 
 Shapes: B trials, T bins, D inputs, H units.
 """
@@ -28,16 +28,16 @@ class Cell(nn.Module, ABC):
     """One step of a recurrence, from one bin to the next. The controller is a cell.
 
     Must be overridden: :meth:`forward`. May be overridden: :meth:`recurrent_weights`, and
-    :meth:`fused_weights` by a cell that is a clipped GRU in other words. The constructor is given
-    those of ``input_size``, ``hidden_size`` and ``clip_value`` that it names; in the decoder also
-    ``dropout_rate`` and ``cell_clip`` (the same as ``clip_value``), in the encoder also
-    ``is_encoder=True``.
+    :meth:`fused_weights` by a cell that computes the same as a clipped GRU. The constructor
+    receives those of the arguments ``input_size``, ``hidden_size`` and ``clip_value`` that it has;
+    in the decoder also ``dropout_rate`` and ``cell_clip`` (the same as ``clip_value``), in the
+    encoder also ``is_encoder=True``.
     """
 
     input_size: int
-    """D."""
+    """D, the number of inputs."""
     hidden_size: int
-    """H."""
+    """H, the number of units."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class Cell(nn.Module, ABC):
         input
             (B, D) input of the bin. D may be 0.
         hidden
-            (B, H) state after the bin before.
+            (B, H) state after the previous bin.
 
         Returns
         -------
@@ -66,28 +66,28 @@ class Cell(nn.Module, ABC):
     def fused_weights(self) -> GRUWeights | None:
         """Return the weights with which a fused GRU computes exactly what this cell computes.
 
-        None, the default, has the cell run step by step. A class that overrides :meth:`forward`
-        has to answer for itself, so a class of this library answers only for instances of exactly
-        this class without hooks.
+        With None, the default, the cell runs step by step. The weights do not describe a derived
+        class that overrides :meth:`forward`. The classes of this library therefore return weights
+        only for instances of exactly the class itself, without hooks.
         """
         return None
 
 
 class Generator(Cell):
-    """The dynamics: a cell whose output the factors are read from.
+    """The dynamics: a cell from whose output the factors are read.
 
     Its state starts at ``ic_to_g0`` of the initial condition, and its inputs are the inferred and
     then the measured ones. Must be overridden: :meth:`forward`. May be overridden:
-    :meth:`output` and ``output_size``, and what :class:`Cell` allows.
+    :meth:`output` and ``output_size``, and the methods that a :class:`Cell` may override.
     """
 
     @property
     def output_size(self) -> int:
-        """Features that :meth:`output` has, H by default."""
+        """Number of features that :meth:`output` returns, H by default."""
         return self.hidden_size
 
     def output(self, state: Tensor) -> Tensor:
-        """Return what the factors are read from, (B, output_size), given the state (B, H).
+        """Return the output (B, output_size), from which the factors are read, of a state (B, H).
 
         By default it is the state itself. A rate network whose state is a voltage returns its
         firing rates here.
@@ -96,13 +96,13 @@ class Generator(Cell):
 
 
 class BaseEncoder(nn.Module, ABC):
-    """From the data to the posterior of the initial condition and the controller's inputs.
+    """Base class of encoders, which infer the initial condition and the controller's inputs.
 
     Must be overridden: :meth:`forward`. May be overridden: :meth:`recurrent_weights` and
-    :meth:`l2_scales`. The constructor is given those of the model's own arguments
+    :meth:`l2_scales`. The constructor receives those of the model's arguments
     (``encod_data_dim``, ``encod_seq_len``, ``recon_seq_len``, ``ic_enc_seq_len``, ``ic_dim``,
-    ``ci_enc_dim``, ``dropout_rate``, …) that it names, and ``use_con``: whether there is a
-    controller.
+    ``ci_enc_dim``, ``dropout_rate``, …) that it has, and ``use_con`` (whether there is a
+    controller).
     """
 
     def __init__(self) -> None:
@@ -112,20 +112,20 @@ class BaseEncoder(nn.Module, ABC):
     def forward(self, data: Tensor) -> EncoderOutput:
         """Encode data (B, T_enc, N_enc), after the augmentations and the read-in.
 
-        The initial condition must not depend on bins from ``ic_enc_seq_len`` on, and the
-        controller's inputs must not depend on bins before, where that is above 0.
+        If ``ic_enc_seq_len`` is above 0, the initial condition must not depend on bins from that
+        one on, and the controller's inputs must not depend on bins before it.
         """
 
     def recurrent_weights(self) -> dict[str, list[Tensor]]:
         """Return the weights that L2 penalties count, by the name of the penalty.
 
         ``ic_enc`` and ``ci_enc`` are scaled by the model's ``l2_ic_enc_scale`` and
-        ``l2_ci_enc_scale``, any other group by :meth:`l2_scales`. Empty by default.
+        ``l2_ci_enc_scale``, any other group by :meth:`l2_scales`. By default there are none.
         """
         return {}
 
     def l2_scales(self) -> dict[str, float]:
-        """Return the scales of groups in :meth:`recurrent_weights` that the model does not know."""
+        """Return the scales of those groups of weights for which the model has no argument."""
         return {}
 
 
@@ -138,23 +138,22 @@ def make_part(name: str, spec: Spec, default: Callable[..., nn.Module], **known:
     Parameters
     ----------
     name
-        Where it sits, ``model.decoder.generator``; for messages.
+        Its key in the configuration, such as ``model.decoder.generator``, which messages name.
     spec
-        None makes the default. A module is taken as it is. A class, or anything else that makes a
-        module (``functools.partial(LowRankGenerator, rank=3)``), is called with those of the
-        ``known`` arguments that it takes and that are not set in it; what a class takes as
-        ``**kwargs`` is handed to its base class, whose arguments count, too. A mapping holds
-        arguments of the default.
+        None makes the default part. A module is used as it is. A class, or anything else that makes
+        a module (``functools.partial(LowRankGenerator, rank=3)``), is called with those of the
+        ``known`` arguments that it takes and that are not set in it. If a class takes ``**kwargs``,
+        the arguments of its base class are included. A mapping holds arguments of the default part.
     default
-        The class of this library.
+        The default class, which belongs to this library.
     **known
         Sizes and options that the model knows.
 
     Raises
     ------
     UserError
-        If the specification is none of these, lacks an argument or has an unknown one, or makes
-        something that is no module.
+        If the specification is none of these, if it lacks an argument or has an unknown one, or if
+        it makes something other than a module.
     """
     if isinstance(spec, nn.Module):
         return spec
@@ -164,30 +163,30 @@ def make_part(name: str, spec: Spec, default: Callable[..., nn.Module], **known:
         raise UserError(
             f"{name} must be a configuration with a _target_, a class or a module, but is {spec!r}."
         )
-    already = spec.keywords if isinstance(spec, functools.partial) else {}
+    preset = spec.keywords if isinstance(spec, functools.partial) else {}
     parameters, takes_all = constructor_parameters(spec)
-    for key in already:
+    for key in preset:
         if key not in parameters and not takes_all:
             raise UserError(
-                f"{name}.{key} is no argument of {_name_of(spec)}.{did_you_mean(key, parameters)} "
-                f"It takes: {', '.join(parameters)}."
+                f"{name}.{key} is not an argument of {_name_of(spec)}."
+                f"{did_you_mean(key, parameters)} It takes: {', '.join(parameters)}."
             )
-    handed = {
+    arguments = {
         key: value
         for key, value in known.items()
-        if key not in already and (takes_all or key in parameters)
+        if key not in preset and (takes_all or key in parameters)
     }
     lacking = [
         key
         for key, p in parameters.items()
-        if p.default is p.empty and key not in handed and key not in already
+        if p.default is p.empty and key not in arguments and key not in preset
     ]
     if lacking:
         raise UserError(
             f"{name} lacks the arguments {', '.join(lacking)}, which the model does not know: set "
-            f"them beside its _target_. The model knows {', '.join(known)}."
+            f"them next to its _target_. The model knows {', '.join(known)}."
         )
-    part = spec(**handed)
+    part = spec(**arguments)
     if not isinstance(part, nn.Module):
         raise UserError(f"{name} must make a torch.nn.Module, but made {type(part).__name__}.")
     return part
@@ -196,10 +195,11 @@ def make_part(name: str, spec: Spec, default: Callable[..., nn.Module], **known:
 def constructor_parameters(
     factory: Callable[..., Any],
 ) -> tuple[dict[str, inspect.Parameter], bool]:
-    """Return the arguments that something takes by name, and whether it takes any others.
+    """Return the arguments that a callable takes by name, and whether it takes any others.
 
-    A class that ends in ``**kwargs`` hands these to the constructor of its base class, so its
-    arguments are those of both; it takes any others only if no base class names some.
+    A class whose constructor ends in ``**kwargs`` passes these to the constructor of its base
+    class, so its arguments are those of both. It takes any others only if the arguments of no base
+    class are known.
     """
     variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     own = inspect.signature(_bound(factory)).parameters
@@ -212,22 +212,23 @@ def constructor_parameters(
     for base in constructors[1:]:
         if base in (nn.Module, object):
             break
-        theirs = inspect.signature(base).parameters
-        inherited = {name: p for name, p in theirs.items() if p.kind not in variadic}
+        base_parameters = inspect.signature(base).parameters
+        inherited = {name: p for name, p in base_parameters.items() if p.kind not in variadic}
         parameters = inherited | parameters
-        if not any(p.kind is p.VAR_KEYWORD for p in theirs.values()):
+        if not any(p.kind is p.VAR_KEYWORD for p in base_parameters.values()):
             return parameters, not inherited
     return parameters, True
 
 
 def _bound(factory: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a partial with its positional arguments alone; anything else as it is."""
+    """Return a partial without its keyword arguments, and anything else unchanged."""
     if isinstance(factory, functools.partial):
         return functools.partial(factory.func, *factory.args)
     return factory
 
 
 def _name_of(factory: Callable[..., Any]) -> str:
+    """Return the name of a class or a function, or of that in a partial."""
     made = factory.func if isinstance(factory, functools.partial) else factory
     return str(getattr(made, "__name__", made))
 
@@ -236,7 +237,17 @@ def _name_of(factory: Callable[..., Any]) -> str:
 
 
 def declared(part: nn.Module, name: str, base: type[nn.Module]) -> Callable[..., Any]:
-    """Return a method of a part; that of ``base`` if the part does not have it."""
+    """Return a method of a part, or that of ``base`` if the part does not have it.
+
+    Parameters
+    ----------
+    part
+        The part.
+    name
+        The name of the method.
+    base
+        The base class, such as :class:`Cell`, whose method is the default.
+    """
     method: Callable[..., Any] | None = getattr(part, name, None)
     return functools.partial(getattr(base, name), part) if method is None else method
 
@@ -254,9 +265,9 @@ def runs_as_defined(module: nn.Module, cls: type[nn.Module]) -> bool:
 
 
 def linear_weights(module: nn.Module) -> tuple[Tensor, Tensor] | None:
-    """Return weight and bias of a linear map that has both and does nothing else, otherwise None.
+    """Return weight and bias of a module that is a plain linear map with a bias, otherwise None.
 
-    A :class:`torch.nn.Linear` cannot say this about itself.
+    This is a function, because :class:`torch.nn.Linear` has no such method.
     """
     if (
         isinstance(module, nn.Linear)

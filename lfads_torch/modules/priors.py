@@ -1,7 +1,7 @@
 """Priors of the initial condition and of the controller output, and KL divergences to them.
 
 A prior makes the approximate posterior from the mean and standard deviation that the network
-computes, and returns the Kullback-Leibler (KL) divergence of that posterior from itself. To add
+computes, and returns the Kullback-Leibler (KL) divergence of that posterior from the prior. To add
 one, subclass :class:`Prior` and write ``make_posterior`` and ``forward``.
 """
 
@@ -28,9 +28,9 @@ class Prior(nn.Module, ABC):
     """Whether ``make_posterior(mean, std)`` is distributed as mean + std · ε.
 
     ε is then distributed as ``make_posterior(0, 1)``, independently for every bin and dimension,
-    so that the noise of all bins can be drawn at once and the decoder be run fused. Otherwise the
-    controller output is sampled bin by bin. A derived class that overrides
-    :meth:`make_posterior` has to declare it again.
+    so that the noise of all bins can be drawn at once and a fused implementation can run the
+    decoder. Otherwise the controller output is sampled bin by bin. A derived class that overrides
+    :meth:`make_posterior` has to set this attribute again.
     """
 
     def __init__(self) -> None:
@@ -48,7 +48,7 @@ class Prior(nn.Module, ABC):
         Parameters
         ----------
         mean, std
-            (B, D), of the samples' own shape.
+            (B, D), which is also the shape of a sample.
 
         Returns
         -------
@@ -78,16 +78,17 @@ def location_scale(prior: Prior) -> bool:
 
 
 def _diagonal_normal(mean: Tensor, std: Tensor) -> Distribution:
+    """Return a normal distribution (B, D) with a diagonal covariance."""
     return Independent(Normal(mean, std, validate_args=False), 1, validate_args=False)
 
 
 def _mean_over_trials(kl: Tensor) -> Tensor:
-    """Sum (B, …) over everything but the trials and average over these."""
+    """Sum (B, …) over all axes but that of trials, and average over trials."""
     return kl.sum() / len(kl)
 
 
 class Null(Prior):
-    """No prior: the divergence is zero. For models that are not variational."""
+    """No prior: the divergence is zero. It is meant for models that are not variational."""
 
     location_scale = True
 
@@ -106,9 +107,9 @@ class MultivariateNormal(Prior):
     Parameters
     ----------
     mean, variance
-        Initial mean and the variance, numbers or arrays of ``shape``.
+        Initial mean, and the variance: numbers, or arrays of ``shape``.
     shape
-        Dimensions of the variable: an int, or a tuple where mean and variance differ by bin.
+        Dimensions of the variable: an int, or a tuple if mean and variance differ between bins.
 
     Raises
     ------
@@ -153,18 +154,19 @@ class AutoregressiveMultivariateNormal(Prior):
         x_1 ∼ N(0, s / (1 - α²)), \quad x_t ∼ N(α x_{t-1}, s), \quad α = \exp(-1 / τ)
 
     with the time constant τ in bins and the noise variance s (Sussillo et al. 2016, arXiv
-    1608.06315). Both are trained, one pair a dimension, as ``logtaus`` and ``lognvars``.
+    1608.06315). Both are trained for each dimension, as ``logtaus`` and ``lognvars``.
 
     Parameters
     ----------
     tau, nvar
-        Initial τ and s, numbers or one a dimension.
+        Initial τ and s: numbers, or one number for each dimension.
     shape
         Dimensions of the variable.
     exact_kl
         The posterior is normal and independent over bins, so its KL divergence from this prior has
-        a closed form, which is the default. False gives the published implementation's estimate
-        from one fresh posterior sample: the same expectation, with variance.
+        a closed form, which is the default. With False, it is estimated from one further posterior
+        sample, as in the published implementation. The estimate has the same expectation, but it is
+        noisy.
 
     Raises
     ------
@@ -194,7 +196,7 @@ class AutoregressiveMultivariateNormal(Prior):
 
     @property
     def nvar(self) -> Tensor:
-        """(D) noise variances."""
+        """(D) noise variances of the process."""
         return self.lognvars.exp()
 
     def make_posterior(self, mean: Tensor, std: Tensor) -> Distribution:
@@ -250,7 +252,7 @@ class MultivariateStudentT(Prior):
     Parameters
     ----------
     loc, scale
-        Initial location and scale, numbers or one a dimension.
+        Initial location and scale: numbers, or one number for each dimension.
     df
         Degrees of freedom of prior and posterior, above 0.
     shape

@@ -1,4 +1,4 @@
-"""Linear maps between the channels of each session and what sessions share."""
+"""Linear maps between each session's channels and the inputs or factors that sessions share."""
 
 from pathlib import Path
 
@@ -26,13 +26,14 @@ class MultisessionReadin(nn.ModuleList):
     Parameters
     ----------
     datafile_pattern
-        Matches the files of the sessions.
+        A pattern that matches the files of the sessions.
     out_features
-        Shared inputs, P. With ``pcr_init`` the files give this number.
+        Number of shared inputs, P. With ``pcr_init`` it is read from the files.
     pcr_init
-        Start from ``readin_weight`` (N, P) and ``readout_bias`` (N) in each file, which principal
-        components regression finds (Pandarinath et al. 2018): weight = readin_weightᵀ and
-        bias = -readout_bias · readin_weight. Otherwise start at random.
+        Whether the maps start from ``readin_weight`` (N, P) and ``readout_bias`` (N) in each file,
+        which principal components regression finds (Pandarinath et al. 2018):
+        weight = readin_weightᵀ and bias = -readout_bias · readin_weight. Otherwise they start at
+        random.
     requires_grad
         Whether the maps are trained.
 
@@ -77,19 +78,20 @@ class MultisessionReadout(nn.ModuleList):
     Parameters
     ----------
     datafile_pattern
-        Matches the files of the sessions.
+        A pattern that matches the files of the sessions.
     in_features
-        Factors, P. With ``pcr_init`` the files give this number.
+        Number of factors, P. With ``pcr_init`` it is read from the files.
     pcr_init
-        Start from ``readin_weight`` (N, P) and ``readout_bias`` (N) in each file:
+        Whether the maps start from ``readin_weight`` (N, P) and ``readout_bias`` (N) in each file:
         weight = pinv(readin_weight)ᵀ and bias = readout_bias, so that read-in after read-out is
-        the identity. Otherwise start at random.
+        the identity. Otherwise they start at random.
     requires_grad
         Whether the maps are trained.
     recon_params
-        Parameters that the reconstruction has per channel. The first block of channels, which
-        sets the mean, starts from the files; the others start at random, and so do the channels
-        that were held out from the encoder, and so from the alignment.
+        Number of parameters that the reconstruction has per channel. Only the first block of
+        channels, which determines the mean, starts from the files. The other blocks start at
+        random, and so do the channels that were held out from the encoder, since the alignment does
+        not include them.
 
     Raises
     ------
@@ -154,6 +156,7 @@ def _alignment(path: Path, components: int | None, key: str) -> tuple[np.ndarray
 
 
 def _linear(weight: np.ndarray, bias: np.ndarray, requires_grad: bool) -> nn.Linear:
+    """Make a linear layer with this weight (out, in) and bias (out)."""
     layer = nn.Linear(weight.shape[1], weight.shape[0])
     with torch.no_grad():
         layer.weight.copy_(torch.as_tensor(weight))

@@ -1,4 +1,4 @@
-"""Likelihoods of the data given the read-out: what "reconstruction" means.
+"""Reconstructions: likelihoods of the data given the output of the read-out.
 
 To add one, subclass :class:`Reconstruction`: set ``n_params`` and write ``compute_loss`` and
 ``compute_means``. Shapes: B trials, T bins, N channels, P = ``n_params``.
@@ -24,17 +24,23 @@ class Reconstruction(nn.Module, ABC):
     """Base class of reconstructions."""
 
     n_params: int
-    """Parameters of the distribution of one sample."""
+    """Number of parameters of the distribution of one sample."""
 
     def __init__(self) -> None:
         super().__init__()
 
     def reshape_output_params(self, output_params: Tensor) -> Tensor:
-        """Turn the read-out (B, T, P·N), P blocks of N channels, into (B, T, N, P)."""
+        """Turn the read-out (B, T, P·N), P blocks of N channels, into (B, T, N, P).
+
+        Raises
+        ------
+        UserError
+            If the number of features is not a multiple of P.
+        """
         if output_params.shape[-1] % self.n_params:
             raise UserError(
-                f"model.readout gives {output_params.shape[-1]} features, which is no multiple of "
-                f"the {self.n_params} parameters that {type(self).__name__} needs per channel: "
+                f"model.readout gives {output_params.shape[-1]} features, which is not a multiple "
+                f"of the {self.n_params} parameters that {type(self).__name__} needs per channel: "
                 f"set its out_features to {self.n_params} x channels."
             )
         if self.n_params == 1:
@@ -58,7 +64,7 @@ class Reconstruction(nn.Module, ABC):
         """Return the distribution's mean (B, T, N), in units of the data."""
 
     def compute_l2(self) -> Tensor | float:
-        """Return a penalty on parameters of its own, which is added to the L2 penalty."""
+        """Return a penalty on the reconstruction's parameters, which is added to the L2 penalty."""
         return 0.0
 
     def spike_log_rates(self, output_params: Tensor) -> Tensor | None:
@@ -81,8 +87,8 @@ class Reconstruction(nn.Module, ABC):
 
 
 def _poisson_loss(output_params: Tensor, data: Tensor, full: bool) -> Tensor:
-    """As ``torch.nn.functional.poisson_nll_loss``, several times faster."""
-    # Where there is but one parameter, so that the gradient need not be written into zeros.
+    """Compute what ``torch.nn.functional.poisson_nll_loss`` does, several times faster."""
+    # The gradient of squeeze is a view, while that of an index is written into a tensor of zeros.
     one = output_params.shape[-1] == 1
     log_rates = (output_params.squeeze(-1) if one else output_params[..., 0]).to(data.dtype)
     return poisson_losses(log_rates, data, stirling=full)
@@ -106,7 +112,7 @@ class Poisson(Reconstruction):
         return output_params[..., 0]
 
     def means_are_exponential(self) -> bool:
-        """Return whether this class's own way from parameters to means is the one in use."""
+        """Return whether no derived class changes how parameters become means."""
         return (
             type(self).compute_means is Poisson.compute_means
             and type(self).reshape_output_params is Reconstruction.reshape_output_params
@@ -142,9 +148,9 @@ class PoissonBPS(Poisson):
     def compute_loss(self, data: Tensor, output_params: Tensor) -> Tensor:
         """Return the loss in bits per spike."""
         null_rates = data.mean(dim=(0, 1), keepdim=True)
-        # At least one spike, so that a batch without any has a finite loss.
+        # At least one spike is assumed, so that a batch without spikes has a finite loss.
         mean_count = data.mean().clamp(min=1 / data.numel())
-        # log k! cancels.
+        # The term log k! cancels.
         null = null_rates - data * torch.log(null_rates + 1e-8)
         losses = _poisson_loss(output_params, data, full=False)
         return (losses - null) / (math.log(2) * mean_count)
@@ -217,7 +223,7 @@ class ZeroInflatedGamma(Reconstruction):
     gamma_loc
         Smallest value that is not zero.
     scale_init, scale_prior
-        First value of the scales, and the value that the penalty draws them to.
+        Initial value of the scales, and the value towards which the penalty pulls them.
     scale_penalty
         Weight of the penalty ½ Σ (scale - scale_prior)².
     """
@@ -253,7 +259,7 @@ class ZeroInflatedGamma(Reconstruction):
         # log(1 - q), which stays finite, with its gradient, where q rounds to 1.
         log_zero = F.logsigmoid(-q_logits.clamp(min=math.log(1e-5 / (1 - 1e-5))))
         # Zeros, and what SelectiveBackpropThruTime fills in for missing samples, are not gamma
-        # distributed: give them a harmless value, or their gradient is NaN.
+        # distributed. They get a harmless value, because their gradient would otherwise be NaN.
         shifted = torch.where(data > self.gamma_loc, data - self.gamma_loc, torch.ones_like(data))
         log_gamma = GammaDistribution(shapes, rates, validate_args=False).log_prob(shifted)
         return -torch.where(is_zero, log_zero, torch.log(q) + log_gamma)
@@ -280,10 +286,11 @@ class ZeroInflatedGamma(Reconstruction):
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
+        """Keep the scales, with a warning, if a published checkpoint lacks them."""
         if f"{prefix}scale" not in state_dict:
             warnings.warn(
                 f"The checkpoint has no {prefix}scale (the published implementation did not save "
-                f"it): the scales stay as they are, which in a new model is scale_init = "
+                f"it): the scales do not change, which in a new model are scale_init = "
                 f"{self.scale_init:g}.",
                 stacklevel=2,
             )
@@ -292,14 +299,14 @@ class ZeroInflatedGamma(Reconstruction):
 
 
 class MultisessionReconstruction(nn.ModuleList):
-    """One copy of a reconstruction for each session file, as wide as the session.
+    """One copy of a reconstruction for each session file, with the session's number of channels.
 
     Parameters
     ----------
     datafile_pattern
-        Matches the files of the sessions.
+        A pattern that matches the files of the sessions.
     recon
-        What to copy; its own ``recon_dim``, if it has one, does not matter.
+        The reconstruction to copy. Its ``recon_dim``, if it has one, is replaced.
     """
 
     def __init__(self, datafile_pattern: str, recon: Reconstruction) -> None:
@@ -314,8 +321,8 @@ class MultisessionReconstruction(nn.ModuleList):
 def for_channels(recon: Reconstruction, n_channels: int) -> Reconstruction:
     """Copy a reconstruction, or make one like it if it depends on the number of channels.
 
-    It does if its constructor takes ``recon_dim``; then its other arguments are looked up as its
-    attributes.
+    A reconstruction depends on that number if its constructor takes ``recon_dim``. Its other
+    arguments are then read from the attributes of the same names.
     """
     names = inspect.signature(type(recon)).parameters
     if "recon_dim" not in names:
@@ -325,4 +332,5 @@ def for_channels(recon: Reconstruction, n_channels: int) -> Reconstruction:
 
 
 def _nan_min(data: Tensor) -> float:
+    """Return the lowest value that is not NaN."""
     return float(data[~data.isnan()].min())

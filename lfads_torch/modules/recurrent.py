@@ -1,4 +1,4 @@
-"""The gated recurrent unit of LFADS, alone, over time, and in both directions.
+"""The gated recurrent unit of LFADS: for one bin, over time, and in both directions.
 
 It differs from :class:`torch.nn.GRU` in three ways (Sussillo et al. 2016, arXiv 1608.06315,
 appendix; the reference implementation): the update gate keeps the *old* state, the reset gate acts
@@ -18,23 +18,23 @@ from lfads_torch.recurrence import GRUWeights
 
 
 class ClippedGRUCell(Generator):
-    r"""One step of the recurrence.
+    r"""A clipped gated recurrent unit, which advances by one bin at a time.
 
     .. math::
         z &= σ(W_z x + b_z + U_z h + d_z) \qquad r = σ(W_r x + b_r + U_r h + d_r) \\
         n &= \tanh(W_n x + b_n + U_n (r ⊙ h) + d_n) \\
         h' &= \mathrm{clip}(z ⊙ h + (1 - z) ⊙ n, ± \mathrm{clip\_value})
 
-    Parameters stack the gates in the order z, r, n: ``weight_ih`` (3H, D) holds W, ``weight_hh``
-    (3H, H) holds U, ``bias_ih`` (3H) holds b. ``bias_hh`` (3H) holds d, which is zero, never
-    trained, and loaded and applied where a checkpoint brings another value.
+    The parameters stack the gates in the order z, r, n: ``weight_ih`` (3H, D) holds W,
+    ``weight_hh`` (3H, H) holds U, ``bias_ih`` (3H) holds b. ``bias_hh`` (3H) holds d, which is zero
+    and is not trained. It is applied nevertheless, since a checkpoint may hold another value.
 
     Parameters
     ----------
     input_size
-        D, inputs; 0 is allowed.
+        D, the number of inputs; 0 is allowed.
     hidden_size
-        H, units.
+        H, the number of units.
     clip_value
         Largest magnitude of a state.
     is_encoder
@@ -73,7 +73,7 @@ class ClippedGRUCell(Generator):
             self.bias_hh.zero_()
 
     def forward(self, input: Tensor, hidden: Tensor) -> Tensor:
-        """Return the state after a bin, (B, H), from its input (B, D) and the state before."""
+        """Return the state (B, H) after a bin, from its input (B, D) and the previous state."""
         size = self.hidden_size
         u_zr, u_n = self.weight_hh.split([2 * size, size])
         d_zr, d_n = self.bias_hh.split([2 * size, size])
@@ -88,7 +88,7 @@ class ClippedGRUCell(Generator):
         return [self.weight_hh]
 
     def fused_weights(self) -> GRUWeights | None:
-        """Return W, U, b + d and the clip; None for derived classes and cells with hooks."""
+        """Return W, U, b + d and the clip, or None for derived classes and cells with hooks."""
         if not runs_as_defined(self, ClippedGRUCell):
             return None
         bias = self.bias_ih + self.bias_hh
@@ -96,15 +96,15 @@ class ClippedGRUCell(Generator):
 
 
 class ClippedGRU(nn.Module):
-    """A cell with encoder initialisation, run over time.
+    """Runs a cell over time. The cell has the initial weights of an encoder.
 
     Parameters
     ----------
     input_size, hidden_size, clip_value
         As for :class:`ClippedGRUCell`.
     cell
-        What makes the cell from these, see :func:`~lfads_torch.modules.parts.make_part`;
-        :class:`ClippedGRUCell` by default.
+        How the cell is made, see :func:`~lfads_torch.modules.parts.make_part`. By default it is a
+        :class:`ClippedGRUCell`.
     """
 
     def __init__(
@@ -131,7 +131,7 @@ class ClippedGRU(nn.Module):
     def forward(self, input: Tensor, h_0: Tensor) -> tuple[Tensor, Tensor]:
         """Run over the input (B, T, D) from the state (B, H).
 
-        Returns the states (B, T, H) and the last of them (B, H).
+        The states (B, T, H) and the last of them (B, H) are returned.
         """
         fused = self._fused(input, h_0)
         if fused is not None:
@@ -144,7 +144,7 @@ class ClippedGRU(nn.Module):
         return torch.stack(states, dim=1), hidden
 
     def backwards(self, input: Tensor, h_0: Tensor) -> tuple[Tensor, Tensor]:
-        """Run against time, from the last bin to the first; states are in the order of time."""
+        """Run from the last bin to the first. The returned states are in the order of time."""
         fused = self._fused(input, h_0) if runs_as_defined(self, ClippedGRU) else None
         if fused is not None:
             return recurrence.run_gru(*fused, input, h_0, reverse=True)
@@ -157,13 +157,13 @@ class ClippedGRU(nn.Module):
         return weights
 
     def why_step_by_step(self) -> str | None:
-        """Return why no fused implementation can run this; None if one can."""
+        """Return why no fused implementation can run this, or None if one can."""
         if declared(self.cell, "fused_weights", Cell)() is None:
             return f"its cell, {type(self.cell).__name__}, declares no fused_weights"
         return None
 
     def _fused(self, input: Tensor, h_0: Tensor) -> tuple[recurrence.Backend, GRUWeights] | None:
-        """Return what runs the whole sequence at once; None where it has to be done by steps."""
+        """Return the implementation and its weights, or None if the cell must run step by step."""
         weights = declared(self.cell, "fused_weights", Cell)()
         if weights is None:
             return None
@@ -174,8 +174,8 @@ class ClippedGRU(nn.Module):
 class BidirectionalClippedGRU(nn.Module):
     """Two :class:`ClippedGRU`, one of which runs backwards in time.
 
-    Parameters are those of :class:`ClippedGRU`; ``cell`` must not be a module, which both
-    directions would share.
+    The parameters are those of :class:`ClippedGRU`. ``cell`` must not be a module, because both
+    directions would share it.
 
     Raises
     ------
@@ -208,8 +208,8 @@ class BidirectionalClippedGRU(nn.Module):
     ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
         """Run over the input (B, T, D) from the states (2, B, H), forward first.
 
-        Returns the forward and backward states, each (B, T, H) and both in the order of time, and
-        the final state of either direction, each (B, H).
+        The forward and backward states are returned, each (B, T, H) and both in the order of time,
+        and the final state of each direction, (B, H).
         """
         input = recurrence.shared(input)
         fwd_states, fwd_final = self.fwd_gru(input, h_0[0])

@@ -13,9 +13,9 @@ from lfads_torch.tuples import EncoderOutput
 class TransformerEncoder(BaseEncoder):
     r"""A bidirectional transformer over bins, as in the Neural Data Transformer.
 
-    Each bin is a token, :math:`e_t = W x_t + b + p_t`, with learned positions p. Layers of
-    self-attention and of a feed-forward network, each with its normalisation before it and a
-    residual connection around it, make :math:`s_1 … s_T` of them (Ye & Pandarinath 2021, Neurons,
+    Each bin is a token, :math:`e_t = W x_t + b + p_t`, with learned positions p. The tokens pass
+    layers of self-attention and feed-forward networks, each preceded by a normalisation and bridged
+    by a residual connection, which return :math:`s_1 … s_T` (Ye & Pandarinath 2021, Neurons,
     Behavior, Data Analysis, and Theory). Two posteriors are read out of these:
 
     .. math::
@@ -24,9 +24,9 @@ class TransformerEncoder(BaseEncoder):
 
     the posterior of the initial condition (std = √(exp(logvar) + ic_post_var_min)), and the
     controller's inputs, from which the controller makes the posterior of the inferred inputs. With
-    ``ic_enc_seq_len`` = T_ic > 0 the initial condition is read out of the first T_ic bins, which
-    attend to each other alone, and so do the others, so that the initial condition cannot see the
-    future.
+    ``ic_enc_seq_len`` = T_ic > 0 the initial condition is read out of the first T_ic bins. These
+    attend only to each other, and so do the later bins, so that the initial condition cannot see
+    the future.
 
     Every controller input sees all bins, its own included, and there is no lag (``model.ci_lag``):
     coordinated dropout keeps the model from copying its input. There are no recurrent weights, so
@@ -37,27 +37,27 @@ class TransformerEncoder(BaseEncoder):
     encod_data_dim, encod_seq_len, recon_seq_len, ic_enc_seq_len
         N_enc, T_enc, T_rec, T_ic.
     ci_enc_dim
-        Half the channels of the controller inputs.
+        Half the number of channels of the controller inputs.
     ic_dim
         Dimensions of the initial condition.
     ic_post_var_min
-        Added to the variance of the initial condition's posterior.
+        Minimum that is added to the variance of the initial condition's posterior.
     use_con
-        Whether there is a controller to feed.
+        Whether there is a controller, which needs inputs.
     dropout_rate
-        Dropout of tokens, attention and feed-forward networks.
+        Probability of dropout in tokens, attention and feed-forward networks.
     token_dim
-        Features of a token; a multiple of ``n_heads``.
+        Number of features of a token; a multiple of ``n_heads``.
     n_layers, n_heads
-        Layers, and attention heads in each.
+        Number of layers, and of attention heads in each layer.
     feedforward_dim
         Hidden units of the feed-forward networks.
 
     Raises
     ------
     UserError
-        If a size is below 1, ``token_dim`` is no multiple of ``n_heads``, or data have other bins
-        or channels.
+        If a size is below 1, if ``token_dim`` is not a multiple of ``n_heads``, or if data have
+        another number of bins or channels.
     """
 
     def __init__(
@@ -123,7 +123,13 @@ class TransformerEncoder(BaseEncoder):
             init_linear_(self.ci_linear)
 
     def forward(self, data: Tensor) -> EncoderOutput:
-        """Encode data (B, T_enc, N_enc)."""
+        """Encode data (B, T_enc, N_enc).
+
+        Raises
+        ------
+        UserError
+            If the data have another number of bins or channels.
+        """
         if data.shape[1:] != (self.encod_seq_len, self.encod_data_dim):
             raise UserError(
                 f"The encoder takes {self.encod_seq_len} bins (model.encod_seq_len) of "
@@ -145,7 +151,7 @@ class TransformerEncoder(BaseEncoder):
         return EncoderOutput(ic_mean, ic_std, ci)
 
     def _segments(self, device: torch.device) -> Tensor | None:
-        """Return which bins (row) must not attend to which (column); None if all may to all."""
+        """Return which bins (rows) must not attend to which (columns), or None if all may."""
         if not self.ic_enc_seq_len:
             return None
         in_ic = torch.arange(self.encod_seq_len, device=device) < self.ic_enc_seq_len

@@ -1,1 +1,1 @@
-"""What is done with a trained model: posterior sampling, and the histories of tuning runs."""
+"""The published names of posterior sampling and of the history of tuning runs."""

@@ -1,25 +1,24 @@
 """The recurrences of encoder and decoder, fused: one interface, several implementations.
 
-Here whole sequences are run at once, with backward passes through time written by hand. This
-package knows tensors only: which weights belong to a model, and whether its parts are those that
-can be run this way, is for the parts to say. Implementations (:class:`Backend`) are listed in
-:data:`BACKENDS`: C++ on a CPU (:mod:`.compiled`), and PyTorch on any device (:mod:`.pytorch`). They
-compute the same but for rounding, from the same random numbers.
+A fused implementation runs a whole sequence at once, with a backward pass that is written by hand.
+This package only handles tensors: the parts of the model decide whether they can be run in this way
+and which weights they pass. Implementations (:class:`Backend`) are listed in :data:`BACKENDS`: C++
+on a CPU (:mod:`.compiled`), and PyTorch on any device (:mod:`.pytorch`). They use the same random
+numbers, and their results agree except for rounding.
 
-``recurrence``, an argument of the model, says which is taken, and so does :func:`using` for
-everything that is run within it:
+The model's argument ``recurrence`` selects one of them. :func:`using` does the same for everything
+that runs within its block. The values are:
 
-- ``auto``: the first of :data:`BACKENDS` that can work on the tensors at hand;
+- ``auto``: the first of :data:`BACKENDS` that supports the tensors;
 - ``torch``: PyTorch;
-- ``compiled``: C++, with an error where it cannot be built; tensors that are not on a CPU take
-  PyTorch;
-- ``plain``: step by step: slow, but differentiable any number of times.
+- ``compiled``: C++, with an error if it cannot be built; PyTorch for tensors that are not on a CPU;
+- ``plain``: step by step, which is slow, but differentiable any number of times.
 
-What a step does to whole tensors before and after the recurrences follows the same choice
+Operations on whole tensors before and after the recurrences follow the same choice
 (:mod:`.linear`, :mod:`.poisson`, :mod:`.pointwise`, :mod:`.sequences`).
 
-Under autocast, a transform of :mod:`torch.func`, tracing or compilation everything runs step by
-step without being asked to.
+Under autocast, a transform of :mod:`torch.func`, tracing or compilation, everything runs step by
+step, regardless of the value.
 """
 
 from lfads_torch.recurrence.backend import Backend

@@ -1,4 +1,4 @@
-"""What the operations of this package have in common as operations that autograd knows."""
+"""Functions that the differentiable operations of this package share."""
 
 from collections.abc import Iterable
 
@@ -8,12 +8,12 @@ from torch._C._functorch import is_legacy_batchedtensor
 
 
 def is_recorded(args: Iterable[Tensor]) -> bool:
-    """Return whether there may be a backward pass to these tensors."""
+    """Return whether autograd may later run a backward pass to these tensors."""
     return torch.is_grad_enabled() and any(x.requires_grad for x in args)
 
 
 def must_be_differentiable(*grads: Tensor | None) -> bool:
-    """Return whether a backward pass is itself to be differentiated, or is of batched gradients."""
+    """Return whether a backward pass must be differentiable itself, or has batched gradients."""
     return (
         torch.is_grad_enabled()
         or torch._C._are_functorch_transforms_active()
@@ -22,7 +22,7 @@ def must_be_differentiable(*grads: Tensor | None) -> bool:
 
 
 def refuse_second_derivatives(*grads: Tensor | None) -> None:
-    """Raise a RuntimeError if a backward pass is asked for more than first derivatives."""
+    """Raise a RuntimeError if a backward pass must return more than first derivatives."""
     if must_be_differentiable(*grads):
         raise RuntimeError(
             "The fused recurrences have no second derivatives (create_graph=True) and no batched "
@@ -34,23 +34,23 @@ def refuse_second_derivatives(*grads: Tensor | None) -> None:
 
 
 def expect(name: str, tensor: Tensor, shape: tuple[int, ...], like: Tensor) -> None:
-    """Check that a tensor is as the backends rely on, which read memory without looking.
+    """Check a tensor before it is passed to a backend, which reads its memory without checks.
 
     Parameters
     ----------
     name
-        What to call it in the message.
+        The name of the tensor in the error message.
     tensor
-        A tensor.
+        The tensor.
     shape
         The shape that it must have.
     like
-        A tensor of the device and dtype that it must have.
+        A tensor with the device and dtype that it must have.
 
     Raises
     ------
     ValueError
-        If its shape, device or dtype is another.
+        If its shape, device or dtype is different.
     """
     if tensor.shape != shape:
         raise ValueError(f"{name} must be of shape {shape}, but is of shape {tuple(tensor.shape)}.")

@@ -1,4 +1,4 @@
-"""What an implementation of the fused recurrences has to offer."""
+"""The interface of an implementation of the fused recurrences."""
 
 from abc import ABC, abstractmethod
 
@@ -15,17 +15,17 @@ from lfads_torch.recurrence.tuples import (
 
 
 class Backend(ABC):
-    """An implementation of the fused recurrences, and of what is done around them.
+    """An implementation of the fused recurrences, and of the operations before and after them.
 
-    To add one, subclass :class:`~lfads_torch.recurrence.pytorch.PyTorchBackend`, override the
-    operations that the new one does faster (the others stay PyTorch's), :attr:`name`,
-    :meth:`handles` and, where it may be missing on a machine, :meth:`unavailable`; then enter it in
-    :data:`lfads_torch.recurrence.choice.BACKENDS` and in the list that the tests run over. A
-    forward pass and its backward pass share a trace, so override both of them or none.
+    To add one, subclass :class:`~lfads_torch.recurrence.pytorch.PyTorchBackend`. Override
+    :attr:`name`, :meth:`handles`, the operations that the new implementation does faster (PyTorch
+    does the others) and, if the implementation may be missing on a machine, :meth:`unavailable`.
+    Then add it to :data:`lfads_torch.recurrence.choice.BACKENDS` and to the list over which the
+    tests run. A forward pass and its backward pass share a trace, so override both or neither.
 
-    Operations neither know of autograd nor record anything for it. They are called with tensors
-    that :meth:`handles` holds for and whose shapes have been checked. They must not change their
-    arguments and must be safe to call from several threads at once.
+    Operations do not use autograd. They are called with tensors for which :meth:`handles` returns
+    True and whose shapes have been checked. They must not change their arguments, and several
+    threads must be able to call them at once.
     """
 
     name: str
@@ -33,14 +33,14 @@ class Backend(ABC):
 
     @abstractmethod
     def handles(self, *tensors: Tensor) -> bool:
-        """Return whether tensors of these devices and dtypes can be worked on."""
+        """Return whether the implementation supports the devices and dtypes of these tensors."""
 
     def unavailable(self) -> str | None:
-        """Return why this implementation cannot be used on this machine; None if it can."""
+        """Return why this implementation cannot be used on this machine, or None if it can."""
         return None
 
     def supports(self, *tensors: Tensor) -> bool:
-        """Return whether these tensors can be worked on, on this machine."""
+        """Return whether the implementation can be used for these tensors on this machine."""
         return self.handles(*tensors) and self.unavailable() is None
 
     # -------------------------------------------------------------- recurrences
@@ -56,7 +56,7 @@ class Backend(ABC):
         clip
             Largest magnitude of a state.
         reverse
-            Whether to begin with the last bin.
+            Whether time is reversed, so that the last bin comes first.
         save
             Whether the trace must hold what the backward pass needs; its states are always
             complete.
@@ -82,7 +82,7 @@ class Backend(ABC):
         args, trace, clip, reverse
             Arguments and result of the forward pass.
         needs_inputs
-            Whether the gradient of the inputs is needed; else it is None.
+            Whether the gradient of the inputs is needed. Otherwise it is None.
         """
 
     @abstractmethod
@@ -123,8 +123,8 @@ class Backend(ABC):
         args, draws, trace, clip
             Arguments and result of the forward pass.
         needs_ci, needs_ext
-            Whether the gradients of controller inputs and external inputs are needed; else they
-            are None.
+            Whether the gradients of controller inputs and external inputs are needed. Otherwise
+            they are None.
         """
 
     # -------------------------------------------------------------- linear maps

@@ -1,9 +1,9 @@
-"""Building the compiled library on the machine that runs it, once, and loading it.
+"""Builds the compiled library once, on the machine that runs it, and loads it.
 
 The source, in ``kernels``, needs a C++ compiler and the standard library only, and compiles in
 seconds. The library is kept in the user's cache folder, under a name that is a hash of its source,
-the processor and the version of PyTorch. For processors without AVX2 it takes the matrix products
-of the BLAS library that PyTorch brings.
+the processor and the version of PyTorch. On processors without AVX2 it uses the matrix products of
+the BLAS library that comes with PyTorch.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ SOURCE = Path(__file__).with_name("kernels")
 TIMEOUT = 60.0
 """Seconds after which the compiler is stopped."""
 CACHE_VARIABLE = "LFADS_TORCH_CACHE"
-"""Environment variable that names another cache folder."""
+"""Environment variable that sets another cache folder."""
 
 
 class Unavailable(RuntimeError):
@@ -36,7 +36,7 @@ class Unavailable(RuntimeError):
 
 
 def load() -> ctypes.CDLL:
-    """Return the library, built first if it is not in the cache folder.
+    """Return the library, which is built first if it is not in the cache folder.
 
     Raises
     ------
@@ -75,6 +75,7 @@ def library_path() -> Path:
 
 
 def _cache_folder() -> Path:
+    """Return the folder in which compiled libraries are kept."""
     if os.environ.get(CACHE_VARIABLE):
         return Path(os.environ[CACHE_VARIABLE])
     base = os.environ.get("XDG_CACHE_HOME")
@@ -126,7 +127,7 @@ def _compile(path: Path) -> None:
 
 @contextlib.contextmanager
 def _lock(path: Path) -> Iterator[None]:
-    """Let one process build while others wait; after the timeout, go on without the lock."""
+    """Let one process build while others wait; after the timeout, continue without the lock."""
     try:
         import fcntl
     except ImportError:  # Windows
@@ -164,10 +165,12 @@ def _blas() -> tuple[int, int, int]:
 
 
 def _address(library: ctypes.CDLL, name: str) -> int:
+    """Return the address of a function of a library."""
     return ctypes.cast(getattr(library, name), ctypes.c_void_p).value or 0
 
 
 def _open(path: Path) -> ctypes.CDLL:
+    """Open a compiled library, and pass it the BLAS functions that it needs."""
     library = ctypes.CDLL(str(path))
     if library.lfads_needs_blas():
         library.lfads_start(*map(ctypes.c_void_p, _blas()))

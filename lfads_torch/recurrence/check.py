@@ -1,4 +1,4 @@
-"""Whether an implementation that was built on this machine computes what it should."""
+"""Checks that an implementation that was built on this machine computes correct results."""
 
 from collections.abc import Callable, Iterator
 
@@ -10,15 +10,15 @@ from lfads_torch.recurrence.build import Unavailable
 from lfads_torch.recurrence.tuples import DecoderArguments, DecoderGrads, Draws, GRUArguments
 
 _N_TRIALS, _N_BINS, _SIZE = 3, 2, 5
-"""Small, but enough for every branch: sizes are no multiples of a vector's length."""
+"""Small sizes that still reach every branch: they are not multiples of a vector's length."""
 _CLIP = 0.8
 
 
 def check(backend: Backend, reference: Backend) -> None:
     """Compare every operation of an implementation with that of another, on small tensors.
 
-    Both directions and both passes of the recurrences are run, in float32 and float64, with a clip
-    that is reached, with noise and with dropout.
+    Both directions and both passes of the recurrences are run, in float32 and float64, with noise,
+    with dropout, and with a clip that some states reach.
 
     Raises
     ------
@@ -29,7 +29,7 @@ def check(backend: Backend, reference: Backend) -> None:
         results, expected = (_results(one, dtype) for one in (backend, reference))
         for (name, actual), (_, wanted) in zip(results, expected, strict=True):
             if not torch.allclose(actual, wanted, rtol=tolerance, atol=tolerance):
-                raise Unavailable(f"what the compiler made computes wrong numbers ({name})")
+                raise Unavailable(f"the compiled library computes wrong numbers ({name})")
 
 
 def _results(backend: Backend, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
@@ -41,14 +41,14 @@ def _results(backend: Backend, dtype: torch.dtype) -> Iterator[tuple[str, Tensor
 
     size = _SIZE
     dense = draw(_N_TRIALS, _N_BINS, size)
-    for inputs in (dense, dense * (dense > 1.0)):  # which is mostly zeros
+    for inputs in (dense, dense * (dense > 1.0)):  # The second are mostly zeros.
         args = GRUArguments(inputs, draw(_N_TRIALS, 3), draw(9, size), draw(9, 3), draw(9))
         for reverse in (False, True):
             trace = backend.gru_forward(args, _CLIP, reverse, True)
             grads = draw(_N_BINS, _N_TRIALS, 3), draw(_N_TRIALS, 3)
-            back = backend.gru_backward(*grads, args, trace, _CLIP, reverse, True)
+            gradients = backend.gru_backward(*grads, args, trace, _CLIP, reverse, True)
             yield from (("gru_forward", x) for x in trace[:2])
-            yield from (("gru_backward", x) for x in back)
+            yield from (("gru_backward", x) for x in gradients)
     yield from _decoder_results(backend, draw)
 
     weight, bias = draw(4, size), draw(4)
@@ -63,6 +63,7 @@ def _results(backend: Backend, dtype: torch.dtype) -> Iterator[tuple[str, Tensor
 
 
 def _decoder_results(backend: Backend, draw: Callable[..., Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """Yield the results of both passes of the decoder, with their names."""
     n_ci, n_ext, n_gen, n_con, n_fac, n_co = 2, 1, _SIZE, 4, 3, 2
     args = DecoderArguments(
         ci=draw(_N_TRIALS, _N_BINS, n_ci),
@@ -85,6 +86,6 @@ def _decoder_results(backend: Backend, draw: Callable[..., Tensor]) -> Iterator[
     trace = backend.decoder_forward(args, draws, _CLIP, True)
     sizes = (n_gen, n_con, n_fac, n_co, n_co, n_co + n_ext)
     grads = DecoderGrads(*(draw(_N_BINS, _N_TRIALS, n) for n in sizes))
-    back = backend.decoder_backward(grads, args, draws, trace, _CLIP, True, True)
+    gradients = backend.decoder_backward(grads, args, draws, trace, _CLIP, True, True)
     yield from (("decoder_forward", x) for x in trace)
-    yield from (("decoder_backward", x) for x in back)
+    yield from (("decoder_backward", x) for x in gradients)

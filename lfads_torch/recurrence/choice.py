@@ -1,4 +1,4 @@
-"""Which implementation of the fused recurrences runs."""
+"""Chooses the implementation of the fused recurrences that runs."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,13 +20,13 @@ BACKENDS: tuple[Backend, ...] = (CompiledBackend(), PYTORCH)
 """The implementations, in the order in which ``auto`` prefers them."""
 
 CHOICES = ("auto", *(backend.name for backend in reversed(BACKENDS)), "plain")
-"""What ``recurrence`` may be."""
+"""The values that ``recurrence`` may have."""
 
 _choice: ContextVar[str] = ContextVar("recurrence", default="auto")
 
 
 def check_choice(recurrence: str) -> str:
-    """Return a choice of the implementation if it is one.
+    """Return a value of ``recurrence`` if it is valid.
 
     Raises
     ------
@@ -42,10 +42,10 @@ def check_choice(recurrence: str) -> str:
 
 @contextmanager
 def using(choice: str) -> Iterator[None]:
-    """Run everything within as one of :data:`CHOICES` says; outside, ``auto`` holds.
+    """Run everything within this block with one of :data:`CHOICES`; outside, ``auto`` applies.
 
-    It may be nested, and holds for the thread (or the asynchronous task) that enters it. A
-    backward pass is run by the implementation that ran the forward pass, wherever it is called.
+    Blocks may be nested, and a block applies to the thread (or the asynchronous task) that enters
+    it. A backward pass is run by the implementation of its forward pass, wherever it is called.
 
     Raises
     ------
@@ -60,12 +60,12 @@ def using(choice: str) -> Iterator[None]:
 
 
 def choose(*tensors: Tensor) -> Backend | None:
-    """Return the implementation that is to run on these tensors; None for step by step.
+    """Return the implementation for these tensors, or None if they must run step by step.
 
     Raises
     ------
     RuntimeError
-        If an implementation is asked for by its name that this machine cannot run.
+        If the implementation was chosen by its name and this machine cannot run it.
     """
     choice = _choice.get()
     if choice == "plain" or not _can_be_fused(tensors):
@@ -80,14 +80,14 @@ def choose(*tensors: Tensor) -> Backend | None:
             return backend
         if choice == backend.name:
             raise RuntimeError(
-                f"model.recurrence is {choice!r}, but the {choice} recurrences cannot be had here: "
-                f"{reason}. Choose 'auto' or 'torch', or mend that."
+                f"model.recurrence is {choice!r}, but the {choice} recurrences are not available: "
+                f"{reason}. Choose 'auto' or 'torch', or remove this cause."
             )
     return None
 
 
 def _can_be_fused(tensors: tuple[Tensor, ...]) -> bool:
-    """Return whether PyTorch is to run operations on these tensors as they are."""
+    """Return whether fused operations may run on these tensors in the present mode of PyTorch."""
     first = tensors[0]
     return not (
         any(x.device != first.device or x.dtype != first.dtype for x in tensors)
@@ -102,8 +102,8 @@ def _can_be_fused(tensors: tuple[Tensor, ...]) -> bool:
 
 
 def choose_or_pytorch(*tensors: Tensor) -> Backend:
-    """Return what :func:`choose` does, and PyTorch where that is step by step.
+    """Return what :func:`choose` returns, or the PyTorch implementation if that is None.
 
-    This is for operations that have no steps.
+    It serves operations that do not consist of steps.
     """
     return choose(*tensors) or PYTORCH

@@ -37,19 +37,19 @@ from lfads_torch.recurrence.tuples import (
 )
 
 _DENSE = 0.25
-"""Fraction of inputs other than zero from which a dense product is faster."""
+"""Fraction of non-zero inputs above which a dense product is faster."""
 _log = logging.getLogger(__name__)
 
 
 class CompiledBackend(PyTorchBackend):
     """The operations in C++, for float32 and float64 on a CPU.
 
-    The library is built, opened and checked when an operation is first asked for.
+    The library is built, opened and checked when the first operation is requested.
 
     Parameters
     ----------
     library
-        A library to use as it is, without a check.
+        A library to use without a check.
     """
 
     name = "compiled"
@@ -63,22 +63,24 @@ class CompiledBackend(PyTorchBackend):
         return all(utils.on_cpu(tensor) and tensor.dtype in SUFFIXES for tensor in tensors)
 
     def unavailable(self) -> str | None:
-        """Return why there is no library, which is also logged once; None if there is one."""
+        """Return why there is no library (which is also logged once), or None if there is one."""
         library = self._opened()
         return str(library) if isinstance(library, build.Unavailable) else None
 
     def _opened(self) -> Library | build.Unavailable:
+        """Return the library, which is opened at the first call, or why it cannot be used."""
         if self._library is not None:
             return self._library
         with self._opening:
             if self._library is None:
-                # A new thread has entered none of PyTorch's modes (a default device, counting of
-                # operations, …) that may be active here.
+                # The modes of PyTorch that may be active here (a default device, counting of
+                # operations, …) do not apply in a new thread.
                 with ThreadPoolExecutor(1) as thread:
                     self._library = thread.submit(_checked_library).result()
         return self._library
 
     def _call(self, name: str, dtype: torch.dtype, *arguments: Any) -> None:
+        """Call a function of the library."""
         library = self._opened()
         if isinstance(library, build.Unavailable):
             raise library
@@ -227,7 +229,7 @@ class CompiledBackend(PyTorchBackend):
         """Return the gradients of x, and of W and b, that are needed."""
         x = _rows(x)
         grad_x = grad_weight = grad_bias = None
-        if needs_x:  # bin after bin, as the decoder reads it
+        if needs_x:  # The bins follow each other in memory, as the decoder reads them.
             grad_x = empty(x.transpose(0, 1).shape, x).transpose(0, 1)
         if needs_parameters:
             grad_weight, grad_bias = weight.new_empty(weight.shape), weight.new_empty(len(weight))
@@ -258,7 +260,7 @@ class CompiledBackend(PyTorchBackend):
     # -------------------------------------------------------------- Poisson likelihood
 
     def poisson_losses(self, log_rates: Tensor, counts: Tensor, stirling: bool) -> Tensor:
-        """Return exp(x) - k x, with Stirling's log k! where k > 1 if that is wanted."""
+        """Return exp(x) - k x, with Stirling's log k! where k > 1 if ``stirling``."""
         losses = empty(counts.shape, counts)
         self._call_poisson("losses", log_rates, counts, losses, stirling=stirling)
         return losses
@@ -278,6 +280,7 @@ class CompiledBackend(PyTorchBackend):
     def _call_poisson(
         self, name: str, log_rates: Tensor, counts: Tensor, *tensors: Tensor, stirling: bool = False
     ) -> None:
+        """Call a function of the library for log rates and counts of the same shape."""
         sizes = PoissonSizes(
             trials=len(counts),
             size=math.prod(counts.shape[1:]),
@@ -300,6 +303,7 @@ def _checked_library() -> Library | build.Unavailable:
 
 
 def _linear_sizes(x: Tensor, grad_x: Tensor | None, n_outputs: int) -> Any:
+    """Return the sizes and strides of a linear map."""
     strides = *x.stride()[:2], *((0, 0) if grad_x is None else grad_x.stride()[:2])
     return LinearSizes(*x.shape, n_outputs, *strides, torch.get_num_threads())
 
@@ -307,6 +311,7 @@ def _linear_sizes(x: Tensor, grad_x: Tensor | None, n_outputs: int) -> Any:
 def _gru_sizes(
     inputs: Tensor, h_0: Tensor, grad_states: Tensor | None, clip: float, reverse: bool
 ) -> Any:
+    """Return the sizes, strides and options of a gated recurrent unit."""
     n_trials, n_bins, n_inputs = inputs.shape
     return GRUSizes(
         trials=n_trials,
@@ -325,6 +330,7 @@ def _gru_sizes(
 
 
 def _decoder_sizes(args: DecoderArguments, draws: Draws, clip: float) -> Any:
+    """Return the sizes, strides and options of the decoder."""
     n_trials, n_bins, n_ext = args.ext.shape
     use_con = args.con_hh.numel() > 0
     return DecoderSizes(

@@ -1,4 +1,4 @@
-"""The decoder over time, as an operation that autograd knows."""
+"""The decoder over time, as a differentiable operation."""
 
 from typing import Any
 
@@ -24,18 +24,19 @@ def dropout_draws(
 ) -> Draws:
     """Draw the dropout masks of all bins.
 
-    That of the factors, if there is a controller, is drawn before that of the generator.
+    The mask of the factors, which exists only with a controller, is drawn before the mask of the
+    generator.
 
     Parameters
     ----------
     weights
-        The weights of the decoder, whose sizes and device the masks have.
+        The weights of the decoder, which determine the sizes and the device of the masks.
     n_trials, n_bins
         B and T.
     rate
-        Probability that an element is hidden; with 0 nothing is drawn.
+        Probability that an element is hidden. If it is 0, nothing is drawn.
     noise
-        (T, B, U) noise of the controller output, which is handed on.
+        (T, B, U) noise of the controller output, which is returned with the masks.
     """
     if rate == 0:
         return Draws(noise)
@@ -63,24 +64,24 @@ def run_decoder(
     Parameters
     ----------
     backend
-        The implementation, of :func:`~lfads_torch.recurrence.choose`.
+        The implementation, from :func:`~lfads_torch.recurrence.choose`.
     weights
         The weights of the decoder. Generator and controller must have the same clip.
     ci
-        (B, T, I) controller inputs, after dropout. They may be of fewer trials, (B / S, T, I):
-        S consecutive trials of everything else share one of these. Not used without a controller.
+        (B, T, I) controller inputs, after dropout. There may be fewer of them, (B / S, T, I), where
+        S consecutive trials of the other arguments share one. Not used without a controller.
     ext_input
         (B, T, E) external inputs, after dropout.
     gen_0, con_0, fac_0
         (B, G), (B, C) and (B, F): states of generator and controller, and the factors, before the
-        first bin. Without a controller, C is what ``con_0`` has.
+        first bin. Without a controller, C is the size of ``con_0``.
     draws
         Noise and dropout masks, as from :func:`dropout_draws`.
 
     Raises
     ------
     ValueError
-        If a tensor is of another shape, dtype or device, or the clips differ.
+        If the shape, dtype or device of a tensor is wrong, or if the clips differ.
     """
     args = _arguments(weights, ci, ext_input, gen_0, con_0, fac_0)
     _check_draws(weights, args, draws)
@@ -147,6 +148,7 @@ def _arguments(
 
 
 def _check_draws(weights: DecoderWeights, args: DecoderArguments, draws: Draws) -> None:
+    """Check the shapes of noise and masks."""
     n_trials, n_bins, _ = args.ext.shape
     n_fac, n_gen = args.fac_weight.shape
     if draws.noise is not None:

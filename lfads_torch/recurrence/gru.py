@@ -1,4 +1,4 @@
-"""A gated recurrent unit over time, as an operation that autograd knows."""
+"""A gated recurrent unit over time, as a differentiable operation."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ def run_gru(
     Parameters
     ----------
     backend
-        The implementation, of :func:`~lfads_torch.recurrence.choose`.
+        The implementation, from :func:`~lfads_torch.recurrence.choose`.
     weights
         The weights of the unit.
     inputs
@@ -26,12 +26,12 @@ def run_gru(
     h_0
         (B, H) initial state.
     reverse
-        Whether to begin with the last bin.
+        Whether time is reversed, so that the last bin comes first.
 
     Raises
     ------
     ValueError
-        If a tensor is of another shape, dtype or device.
+        If the shape, dtype or device of a tensor is wrong.
     """
     n_trials, n_bins = inputs.shape[:2]
     expect_gru_weights("", weights, inputs)
@@ -43,7 +43,7 @@ def run_gru(
 
 
 def expect_gru_weights(prefix: str, weights: GRUWeights, like: Tensor) -> None:
-    """Raise a ValueError if weights do not fit each other, or are of another dtype or device."""
+    """Raise a ValueError if the shape, dtype or device of a weight is wrong."""
     size = weights.weight_hh.shape[-1]
     expect(f"{prefix}weight_ih", weights.weight_ih, (3 * size, weights.weight_ih.shape[-1]), like)
     expect(f"{prefix}weight_hh", weights.weight_hh, (3 * size, size), like)

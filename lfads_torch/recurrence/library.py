@@ -14,12 +14,13 @@ from torch import Tensor
 from lfads_torch.recurrence import build
 
 SUFFIXES = {torch.float32: "float", torch.float64: "double"}
-"""What the names of the functions for a dtype end in."""
+"""The suffix of the functions for each dtype."""
 
 _INT, _POINTER, _DOUBLE = ctypes.c_int64, ctypes.c_void_p, ctypes.c_double
 
 
 def _structure(name: str, *groups: tuple[str, Any]) -> Any:
+    """Declare a structure, given names of fields, separated by spaces, and their types."""
     fields = [(field, kind) for names, kind in groups for field in names.split()]
     return type(name, (ctypes.Structure,), {"_fields_": fields})
 
@@ -70,12 +71,12 @@ STRUCTURES: Sequence[Any] = (
 
 
 class Library:
-    """The compiled library, opened.
+    """The compiled library, once it has been opened.
 
     Raises
     ------
     build.Unavailable
-        If it cannot be built or loaded, or its structures are not of the sizes of those here.
+        If it cannot be built or loaded, or if the sizes of its structures differ from those here.
     """
 
     def __init__(self) -> None:
@@ -100,11 +101,11 @@ class Library:
         Parameters
         ----------
         name
-            Its name without prefix and suffix.
+            The name of the function, without prefix and suffix.
         dtype
             float32 or float64.
         *arguments
-            Structures, which are handed over by reference, and tensors, by :func:`address`.
+            Structures, which are passed by reference, and tensors, which :func:`address` converts.
         """
         function = self._functions[f"lfads_{name}_{SUFFIXES[dtype]}"]
         function.restype = None
@@ -112,11 +113,12 @@ class Library:
 
 
 def _argument(argument: Any) -> Any:
+    """Return an argument as ctypes passes it."""
     if isinstance(argument, ctypes.Structure):
         return ctypes.byref(argument)
     return address(argument)
 
 
 def address(tensor: Tensor | None) -> ctypes.c_void_p:
-    """Return the address of a tensor; null where there is none or it is empty."""
+    """Return the address of a tensor, or null if there is no tensor or it is empty."""
     return ctypes.c_void_p(tensor.data_ptr() if tensor is not None and tensor.numel() else None)

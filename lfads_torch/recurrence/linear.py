@@ -1,4 +1,4 @@
-"""Linear maps of whole sequences, as of the factors to the log rates."""
+"""Linear maps of whole sequences, such as that from the factors to the log rates."""
 
 from typing import Any
 
@@ -51,8 +51,8 @@ def mean_rates(factors: Tensor, weight: Tensor, bias: Tensor, n_samples: int) ->
     Returns
     -------
     Tensor or None
-        (B, T, N) mean rates; None where everything runs step by step, or where there may be a
-        backward pass.
+        (B, T, N) mean rates, or None if everything runs step by step or if there may be a backward
+        pass.
     """
     backend = choose(factors, weight, bias)
     if backend is None or is_recorded((factors, weight, bias)):

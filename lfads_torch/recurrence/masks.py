@@ -12,7 +12,7 @@ from lfads_torch import utils
 from lfads_torch.recurrence.memory import empty
 
 _CHUNK = 1 << 17
-"""Bytes that are drawn at a time, so few that they stay in the processor's cache."""
+"""Number of bytes that are drawn at a time, which fits into the processor's cache."""
 
 
 def random_mask(shape: Sequence[int], probability: float, device: torch.device) -> Tensor:
@@ -54,7 +54,7 @@ def random_mask(shape: Sequence[int], probability: float, device: torch.device) 
 def _events(generator: np.random.Generator, size: int, probability: float) -> NDArray[np.int64]:
     """Draw which of ``size`` Bernoulli trials of a small probability succeed, as their indices."""
     expected = size * probability
-    count = int(expected + 6 * math.sqrt(expected)) + 6  # is nearly always enough
+    count = int(expected + 6 * math.sqrt(expected)) + 6  # This is nearly always enough.
     parts, last = [], -1
     while last < size:
         gaps = np.minimum(generator.geometric(probability, count), size + 1)

@@ -1,9 +1,10 @@
-"""Large buffers in main memory that are used again.
+"""Large buffers in main memory that are used several times.
 
-What a training step saves for its backward pass is freed after it and asked for again in the next
-step. The system clears every page of large blocks when it hands them out, which takes longer than
-to fill them. So a pool keeps blocks and lends them as tensors. A block returns to the pool when the
-last tensor on it is gone, however that comes about, so that no two uses can meet.
+Memory for the tensors that a training step saves for its backward pass is freed after the step and
+requested again in the next one. The operating system clears every page of a large block before a
+process gets it, which takes longer than filling the block. Therefore a pool keeps blocks and lends
+them as tensors. A block returns to the pool when the last tensor on it is deleted, so that no block
+is used twice at the same time.
 """
 
 import threading
@@ -18,7 +19,7 @@ from torch import Tensor
 from lfads_torch import utils
 
 _ALIGNMENT = 64
-"""Bytes: tensors begin where a line of the processor's cache does."""
+"""Bytes. Tensors begin at a multiple of this, where a line of the processor's cache begins."""
 
 
 class BufferPool:
@@ -27,10 +28,11 @@ class BufferPool:
     Parameters
     ----------
     smallest
-        Bytes from which blocks are kept; below, PyTorch's allocator is as good.
+        Size in bytes of the smallest block that is kept. For smaller ones, PyTorch's allocator is
+        as good.
     patience
-        Number of requests after which a block that none of them could use is given back to the
-        system.
+        Number of requests after which a block is returned to the system if none of them could use
+        it.
     """
 
     def __init__(self, smallest: int = 1 << 20, patience: int = 256) -> None:
@@ -56,7 +58,7 @@ class BufferPool:
         weakref.finalize(loan, self._returned.append, block).atexit = False
         start = -loan.ctypes.data % _ALIGNMENT
         flat = torch.frombuffer(loan, dtype=like.dtype, count=count, offset=start)
-        # Not a view of the flat one, which autograd would not let be changed in place.
+        # An ordinary view would not do: autograd forbids changing some views in place.
         tensor: Tensor = torch.ops.aten._unsafe_view(flat, tuple(shape))
         return tensor
 
@@ -69,7 +71,7 @@ class BufferPool:
             oldest = self._requests - self.patience
             self._idle = [(since, block) for since, block in self._idle if since > oldest]
             fitting = [
-                (block.nbytes, -i)  # of equally large ones the last used, which may be cached
+                (block.nbytes, -i)  # Among equal sizes the last used one, which may be cached.
                 for i, (_, block) in enumerate(self._idle)
                 if n_bytes <= block.nbytes <= 1.5 * n_bytes
             ]
@@ -78,7 +80,7 @@ class BufferPool:
         return np.empty(n_bytes, np.uint8)
 
     def idle_bytes(self) -> int:
-        """Return the size of all blocks that are not lent."""
+        """Return the total size in bytes of the blocks that are not lent."""
         with self._lock:
             return sum(block.nbytes for _, block in self._idle) + sum(
                 block.nbytes for block in self._returned
@@ -88,4 +90,4 @@ class BufferPool:
 _pool = BufferPool()
 
 empty = _pool.empty
-"""Return an uninitialised tensor, as :meth:`BufferPool.empty` of the library's own pool."""
+"""Return an uninitialised tensor: this is :meth:`BufferPool.empty` of the library's pool."""

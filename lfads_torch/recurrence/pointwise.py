@@ -42,8 +42,9 @@ class _Masked(torch.autograd.Function):
 
 
 def _product(x: Tensor, keep: Tensor, scale: float) -> Tensor:
-    # A product with numbers takes a CPU a fraction of the time of a choice between values, and
-    # bytes become numbers faster than booleans.
+    """Return x · keep · scale, for a mask ``keep`` of bytes."""
+    # On a CPU, multiplying by numbers takes a fraction of the time of torch.where, and bytes are
+    # converted to numbers faster than booleans are.
     result = empty(x.shape, x).copy_(keep)
     if scale == 1:
         return result.mul_(x)
@@ -51,7 +52,7 @@ def _product(x: Tensor, keep: Tensor, scale: float) -> Tensor:
 
 
 def pass_gradients(x: Tensor, keep: Tensor) -> Tensor:
-    """Return x as it is, but with gradients only where the booleans ``keep`` are True.
+    """Return x itself, but with gradients only where the booleans ``keep`` are True.
 
     ``keep`` is of the same shape.
     """

@@ -20,7 +20,7 @@ def poisson_losses(log_rates: Tensor, counts: Tensor, stirling: bool) -> Tensor:
     Raises
     ------
     ValueError
-        If there are not as many log rates as counts.
+        If log rates and counts have different shapes.
     """
     _check_shapes(log_rates, counts)
     backend = choose_or_pytorch(log_rates, counts)
@@ -30,12 +30,12 @@ def poisson_losses(log_rates: Tensor, counts: Tensor, stirling: bool) -> Tensor:
 def poisson_sums(log_rates: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
     """Return the sums over trials of counts k (B, …) and of exp(x) - k x, with log rates x.
 
-    They are NaN where a trial's count is.
+    A sum is NaN where the count of any trial is NaN.
 
     Raises
     ------
     ValueError
-        If there are not as many log rates as counts.
+        If log rates and counts have different shapes.
     """
     _check_shapes(log_rates, counts)
     if log_rates.requires_grad and torch.is_grad_enabled():
@@ -45,6 +45,7 @@ def poisson_sums(log_rates: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _check_shapes(log_rates: Tensor, counts: Tensor) -> None:
+    """Raise a ValueError if log rates and counts have different shapes."""
     if log_rates.shape != counts.shape:
         raise UserError(
             f"There are log rates of shape {tuple(log_rates.shape)} for counts of shape "

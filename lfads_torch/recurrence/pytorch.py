@@ -193,7 +193,7 @@ class PyTorchBackend(Backend):
         buffer_f = args.ext.new_empty(n_block, *args.fac_0.shape)
         all_grad_factors = torch.empty_like(buffer_f)
         grad_state = torch.empty_like(gen.carry)
-        carry_f = torch.zeros_like(args.fac_0)  # what reaches a factor from the bin after it
+        carry_f = torch.zeros_like(args.fac_0)  # the gradient that a factor gets from the next bin
         use_con = args.con_hh.numel() > 0
         if use_con:
             con = UnitBackward(trace.con_gates, trace.con_states, args.con_hh, clip, n_block)
@@ -218,7 +218,7 @@ class PyTorchBackend(Backend):
             grad_factors = all_grad_factors[: len(gen.order)]
             if use_con:
                 con.enter(bins)
-                # What reaches mean and log-variance other than by the sample.
+                # Gradients of mean and log-variance that do not come from the sampled output.
                 grad_co = all_grad_co[: len(gen.order)]
                 grad_mean, grad_logvar = grad_co.split(n_co, dim=2)
                 half_std = 0.5 * trace.co_stds[bins]
@@ -306,7 +306,7 @@ class PyTorchBackend(Backend):
 
     def mean_rates(self, factors: Tensor, weight: Tensor, bias: Tensor, n_samples: int) -> Tensor:
         """Return the mean over samples of exp(W f + b)."""
-        by_bin = factors.transpose(0, 1)  # as the decoder stores them, so that nothing is copied
+        by_bin = factors.transpose(0, 1)  # The decoder stores them so: this copies nothing.
         rates = empty((*by_bin.shape[:2], len(weight)), factors)
         torch.addmm(bias, by_bin.flatten(0, 1), weight.t(), out=rates.flatten(0, 1))
         return rates.exp_().unflatten(1, (-1, n_samples)).mean(dim=2).transpose(0, 1)
@@ -314,7 +314,7 @@ class PyTorchBackend(Backend):
     # -------------------------------------------------------------- Poisson likelihood
 
     def poisson_losses(self, log_rates: Tensor, counts: Tensor, stirling: bool) -> Tensor:
-        """Return exp(x) - k x, with Stirling's log k! where k > 1 if that is wanted."""
+        """Return exp(x) - k x, with Stirling's log k! where k > 1 if ``stirling``."""
         losses = torch.exp(log_rates, out=empty(counts.shape, counts))
         losses.addcmul_(counts, log_rates, value=-1)
         return _add_log_factorial_(losses, counts) if stirling else losses
@@ -330,8 +330,8 @@ class PyTorchBackend(Backend):
 
 
 def _add_log_factorial_(losses: Tensor, counts: Tensor) -> Tensor:
-    """Add Stirling's log k! where k > 1, which counts of short bins nearly never are."""
-    if not utils.on_cpu(counts):  # To look for these would take longer than to compute all.
+    """Add Stirling's log k! where k > 1, which is rare if bins are short."""
+    if not utils.on_cpu(counts):  # Searching for them would take longer than computing all.
         return losses.add_(torch.where(counts > 1, _stirling(counts), 0.0))
     # NumPy finds them in a third of PyTorch's time.
     large = torch.from_numpy(np.flatnonzero(counts.numpy() > 1))
@@ -339,6 +339,7 @@ def _add_log_factorial_(losses: Tensor, counts: Tensor) -> Tensor:
 
 
 def _stirling(k: Tensor) -> Tensor:
+    """Return Stirling's formula for log k!."""
     return k * torch.log(k) - k + 0.5 * torch.log(2 * math.pi * k)
 
 

@@ -1,6 +1,7 @@
-"""What is done to whole sequences before and between the recurrences.
+"""Operations on whole sequences before and between the recurrences.
 
-Results are (B, T, N), but bins follow each other in memory, as the recurrences read them.
+Results have the shape (B, T, N), but in memory one bin of all trials follows another, which is the
+order in which the recurrences read them.
 """
 
 from typing import Any
@@ -46,7 +47,7 @@ def dropped(sequence: Tensor, rate: float) -> Tensor:
 
 
 def lagged(forward: Tensor, backward: Tensor, lag: int, before: int, after: int) -> Tensor:
-    """Return what the controller sees of both directions of its encoder.
+    """Return the controller's input, which consists of both directions of its encoder.
 
     In bin t it is [forward in bin t - lag, backward in bin t + lag], with zeros for bins outside of
     the encoder's window.
@@ -56,9 +57,9 @@ def lagged(forward: Tensor, backward: Tensor, lag: int, before: int, after: int)
     forward, backward
         (B, T, H) states of the two directions of an encoder.
     lag
-        Bins.
+        Number of bins.
     before, after
-        Further bins of zeros at either end.
+        Numbers of further bins of zeros at the beginning and at the end.
 
     Returns
     -------

@@ -1,12 +1,12 @@
-"""What goes into the fused recurrences and what comes out of them.
+"""Inputs and outputs of the fused recurrences.
 
 Symbols: B trials, T bins; a recurrent unit has D inputs and H units. The decoder has G generator
 units, C controller units, F factors, U controller outputs and E external inputs. Gates are stacked
 in the order z (update), r (reset), n (candidate), as in the weights.
 
 The first group of tuples is the interface of this package, in which sequences are (B, T, …). The
-second group is what backends are called with, in which sequences are (T, B, …) unless it says
-otherwise.
+second group is the interface of the backends, in which sequences are (T, B, …) unless their
+docstrings say otherwise.
 """
 
 from typing import NamedTuple
@@ -24,7 +24,7 @@ class GRUWeights(NamedTuple):
     weight_hh: Tensor
     """(3H, H) recurrent weights."""
     bias: Tensor
-    """(3H) bias; where a unit has one for the inputs and one for the state, their sum."""
+    """(3H) bias: if a unit has one for the inputs and one for the state, the sum of both."""
     clip: float
     """Largest magnitude of a state; may be infinite."""
 
@@ -35,7 +35,7 @@ class GRUStates(NamedTuple):
     states: Tensor
     """(B, T, H) state after each bin, in the order of time."""
     final: Tensor
-    """(B, H) state that was computed last: of the first bin if time is reversed."""
+    """(B, H) state that was computed last, which is that of the first bin if time is reversed."""
 
 
 class DecoderWeights(NamedTuple):
@@ -46,7 +46,7 @@ class DecoderWeights(NamedTuple):
     fac_weight: Tensor
     """(F, G) factors = fac_weight · generator state; rows are already scaled to unit length."""
     controller: GRUWeights | None = None
-    """Inputs are the controller inputs, followed by the F factors of the bin before."""
+    """Inputs are the controller inputs, followed by the F factors of the previous bin."""
     co_weight: Tensor | None = None
     """(2U, C) rows of the mean, then of the log-variance, of the controller output."""
     co_bias: Tensor | None = None
@@ -57,14 +57,14 @@ class Draws(NamedTuple):
     """The random numbers of a pass through the decoder."""
 
     noise: Tensor | None = None
-    """(T, B, U): the controller output is mean + std · noise. None: it is the mean."""
+    """(T, B, U): the controller output is mean + std · noise, or the mean if this is None."""
     keep_f: Tensor | None = None
     """(T, B, F) uint8, 0 where dropout hides a factor from the controller. None: no dropout."""
     keep_g: Tensor | None = None
     """(T, B, G) uint8, 0 where dropout hides a generator unit from the factors. None: no
     dropout."""
     scale: float = 1.0
-    """Factor of what dropout does not hide: 1 / (1 - rate)."""
+    """Scale of the values that dropout does not hide: 1 / (1 - rate)."""
 
 
 class DecoderStates(NamedTuple):
@@ -93,7 +93,7 @@ class GRUArguments(NamedTuple):
     inputs: Tensor
     """(B, T, D) inputs."""
     h_0: Tensor
-    """(B, H) state before the first bin (after the last one, where time is reversed)."""
+    """(B, H) state before the first bin (after the last one, if time is reversed)."""
     weight_ih: Tensor
     """(3H, D)."""
     weight_hh: Tensor
@@ -106,13 +106,13 @@ class GRUTrace(NamedTuple):
     """What the forward pass of a gated recurrent unit saves for its backward pass."""
 
     states: Tensor
-    """(T + 1, B, H) states with the initial one: the first, or the last where time is reversed."""
+    """(T + 1, B, H) states. The first (the last, if time is reversed) is the initial one."""
     gates: Tensor
     """(T, B, 3H)."""
     first: Tensor | None = None
-    """(T B + 1) int32, where inputs are mostly zeros and are saved without them, else None: the
-    inputs of trial b in bin t are those from first[t B + b] to first[t B + b + 1] of ``channel``
-    and ``value``."""
+    """(T B + 1) int32, or None. If the inputs are mostly zeros, they are saved without them: the
+    inputs of trial b in bin t are the elements of ``channel`` and ``value`` from first[t B + b] up
+    to, but not including, first[t B + b + 1]."""
     channel: Tensor | None = None
     """(non-zeros) int32 channels of the inputs that are not zero."""
     value: Tensor | None = None
@@ -122,12 +122,12 @@ class GRUTrace(NamedTuple):
 class DecoderArguments(NamedTuple):
     """Every tensor that the decoder's states depend on; also their gradients.
 
-    Without a controller, whatever belongs to it is empty. A gradient that is not needed is None.
+    Without a controller, its tensors are empty. A gradient that is not needed is None.
     """
 
     ci: Tensor
-    """(B, T, I) controller inputs, after dropout. Where there is no backward pass they may be of
-    fewer trials, (B / S, T, I): S consecutive trials of everything else share one of these."""
+    """(B, T, I) controller inputs, after dropout. If there is no backward pass, there may be fewer
+    of them, (B / S, T, I), where S consecutive trials of the other tensors share one."""
     ext: Tensor
     """(B, T, E) external inputs, after dropout."""
     gen_0: Tensor
@@ -157,14 +157,14 @@ class DecoderArguments(NamedTuple):
 
 
 class DecoderTrace(NamedTuple):
-    """What the decoder's forward pass computes. What belongs to a controller may be empty."""
+    """What the decoder's forward pass computes. Without a controller, its tensors may be empty."""
 
     gen_states: Tensor
     """(T + 1, B, G), initial state first."""
     con_states: Tensor
     """(T + 1, B, C), initial state first."""
     factors: Tensor
-    """(T + 1, B, F), those before the first bin first."""
+    """(T + 1, B, F), starting with the factors before the first bin."""
     co: Tensor
     """(T, B, 2U) mean and log-variance of the controller output."""
     co_stds: Tensor
@@ -197,11 +197,11 @@ class DecoderGrads(NamedTuple):
 def may_clip(h_0: Tensor, clip: float) -> bool:
     """Return whether a state can reach ±clip, given the initial state (B, H).
 
-    A state is an average of the one before and of a number within ±1, so that none is larger than
-    1 and the initial state; rounding adds little to that.
+    A state is an average of the previous state and of a number within ±1. So the magnitude of a
+    state exceeds neither 1 nor that of the initial state, except for rounding.
     """
     if clip < 1.001 or h_0.numel() == 0:
         return clip < 1.001
     if not utils.on_cpu(h_0):
-        return clip != float("inf")  # Looking at the state would wait for the device.
+        return clip != float("inf")  # Reading the state would wait for the device.
     return not bool(1.001 * h_0.detach().abs().max() < clip)

@@ -1,10 +1,10 @@
 """A gated recurrent unit in PyTorch, bin by bin within blocks of bins.
 
-Blocks have so few bins that what belongs to them stays in the processor's cache. Whatever does not
-depend on the bin before is computed for a whole block: the projected inputs on the way forward; on
-the way back the factors by which gradients of gates are computed, and the gradients of weights. In
-between, the block is stepped through bin by bin. The equations are derived in
-``docs/recurrence.md``, with the symbols of this file.
+Blocks are so short that their tensors stay in the processor's cache. Quantities that do not depend
+on the neighbouring bin are computed for a whole block at once: in the forward pass the projected
+inputs, in the backward pass the gradients of the weights and the coefficients from which the
+gradients of the gates are computed. In between, the bins of the block are computed one after the
+other. ``docs/recurrence.md`` derives the equations, with the symbols of this file.
 """
 
 from collections.abc import Iterator
@@ -17,14 +17,14 @@ from lfads_torch.recurrence.memory import empty
 from lfads_torch.recurrence.tuples import may_clip
 
 BLOCK_BYTES = 4 << 20
-"""Largest size of the gates of a block that has more than one bin."""
+"""Largest size in bytes of the gates of a block, unless it has only one bin."""
 
 
 class Unit:
     """The forward pass of a gated recurrent unit.
 
-    A block of bins is entered, its projected inputs are written to ``gates`` (or to ``gate``, bin
-    by bin), and its bins are stepped through in ``order``.
+    A caller enters a block of bins, writes its projected inputs to ``gates`` (or to ``gate``, bin
+    by bin), and calls :meth:`step` for its bins in ``order``.
 
     Parameters
     ----------
@@ -37,10 +37,10 @@ class Unit:
     clip
         Largest magnitude of a state.
     reverse
-        Whether to begin with the last bin.
+        Whether time is reversed, so that the last bin comes first.
     bins_of_buffer
-        Bins whose gates are in memory at a time; None keeps those of all bins, which the backward
-        pass needs.
+        Number of bins whose gates are in memory at a time. With None, the gates of all bins are
+        kept, which the backward pass needs.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Unit:
         self.reset = torch.empty_like(self.states[0])
 
     def enter(self, bins: slice) -> None:
-        """Turn to a block of bins."""
+        """Start a block of bins."""
         n_bins = bins.stop - bins.start
         self.order = range(n_bins)[::-1] if self.reverse else range(n_bins)
         self.gates = self.buffer[:n_bins] if self.of_a_block else self.buffer[bins]
@@ -80,7 +80,7 @@ class Unit:
             self.before, self.after = self.after, self.before
 
     def step(self, i: int) -> None:
-        """Turn the projected inputs of bin i of the block into gates, and write its state."""
+        """Compute gates from the projected inputs of bin i of the block, and write its state."""
         h, after, n = self.before[i], self.after[i], self.n[i]
         self.zr[i].addmm_(h, self.weight_zr).sigmoid_()
         torch.mul(self.r[i], h, out=self.reset)
@@ -97,8 +97,8 @@ class Unit:
 class UnitBackward:
     """The backward pass of a gated recurrent unit.
 
-    A block of bins is entered, its bins are stepped through in ``order``, and it is left, which
-    adds to the gradients of the weights.
+    A caller enters a block of bins, calls :meth:`step` for its bins in ``order``, and leaves the
+    block, which adds to the gradients of the weights.
 
     Parameters
     ----------
@@ -107,7 +107,7 @@ class UnitBackward:
     weight_hh, clip, reverse
         Arguments of the forward pass.
     bins_of_block
-        Bins of a block.
+        Number of bins of a block.
     grad_final
         (B, H) gradient of the state that was computed last; None for zero.
     """
@@ -125,8 +125,8 @@ class UnitBackward:
         self.all_gates, self.reverse, self.size = gates, reverse, states.shape[2]
         self.all_before = states[1:] if reverse else states[:-1]
         self.carry = torch.zeros_like(states[0]) if grad_final is None else grad_final.clone()
-        """(B, H) gradient of the state after the bin that is next to be stepped back through.
-        Gradients from other uses of that state are to be added to it."""
+        """(B, H) gradient of the state after the next bin that :meth:`step` is called for. The
+        caller adds the gradients from other uses of that state."""
         self.weight_zr, self.weight_n = weight_hh.split([2 * self.size, self.size])
         self.grad_weight = torch.zeros_like(weight_hh)
         self.grad_bias = weight_hh.new_zeros(len(weight_hh))
@@ -142,10 +142,11 @@ class UnitBackward:
         self.grad_r, self.grad_n = grad_r.unbind(0), grad_n.unbind(0)
 
     def enter(self, bins: slice) -> None:
-        """Turn to a block of bins.
+        """Start a block of bins.
 
-        Each gradient of a gate is a factor that only depends on the forward pass, times a gradient
-        that comes from the bin after. The former is written to ``grads`` here.
+        The gradient of a gate is the product of a coefficient that only depends on the forward
+        pass, and of a gradient that comes from the next bin. The coefficients are written to
+        ``grads`` here.
         """
         n_bins, size = bins.stop - bins.start, self.size
         self.order = range(n_bins) if self.reverse else range(n_bins)[::-1]
@@ -164,7 +165,7 @@ class UnitBackward:
             self.passes = (torch.lerp(n, h, z).abs() <= self.clip).unbind(0)
 
     def step(self, i: int) -> None:
-        """Compute the gradients of the gates of bin i, and of the state before it in ``carry``."""
+        """Compute the gradients of the gates of bin i, and (in ``carry``) of its initial state."""
         if self.clip is not None:
             self.carry.mul_(self.passes[i])
         self.grad_z_n[i].mul_(self.carry.unsqueeze(1))
@@ -188,9 +189,9 @@ _tanh_backward = torch.ops.aten.tanh_backward.grad_input
 
 
 def bins_of_block(n_bins: int, n_gates: int, like: Tensor) -> int:
-    """Return how many bins a block has, given how many gates there are in a bin.
+    """Return the number of bins of a block, given the number of gates in a bin.
 
-    On other devices than a CPU it has all of them, as there each operation costs its launch.
+    On devices other than a CPU a block has all bins, because launching an operation takes time.
     """
     if not utils.on_cpu(like):
         return n_bins
@@ -198,7 +199,7 @@ def bins_of_block(n_bins: int, n_gates: int, like: Tensor) -> int:
 
 
 def blocks(n_bins: int, bins_of_block: int, reverse: bool = False) -> Iterator[slice]:
-    """Yield the bins of each block, from the last block on if ``reverse``."""
+    """Yield the bins of each block, in the order of time, or from the last block if ``reverse``."""
     starts = range(0, n_bins, bins_of_block)
     for start in reversed(starts) if reverse else starts:
         yield slice(start, min(start + bins_of_block, n_bins))
@@ -207,7 +208,7 @@ def blocks(n_bins: int, bins_of_block: int, reverse: bool = False) -> Iterator[s
 def project(inputs: Tensor, weight: Tensor, bias: Tensor, out: Tensor) -> None:
     """Write W x + b for inputs (K, B, D) to gates (K, B, 3H).
 
-    Inputs of fewer trials, (K, B / S, D), are each shared by S consecutive trials.
+    If there are inputs of fewer trials, (K, B / S, D), S consecutive trials share each.
     """
     if weight.shape[1] == 0:
         out.copy_(bias)
@@ -219,13 +220,13 @@ def project(inputs: Tensor, weight: Tensor, bias: Tensor, out: Tensor) -> None:
 
 
 def apply(grads: Tensor, weight: Tensor, out: Tensor) -> None:
-    """Write the gradients (K, B, D) of inputs, given those (K, B, N) of what W maps them to."""
+    """Write the gradients (K, B, D) of inputs x, given the gradients (K, B, N) of W x."""
     torch.mm(grads.flatten(0, 1), weight, out=out.flatten(0, 1))
 
 
 def add_products(total: Tensor, grads: Tensor, inputs: Tensor) -> None:
     """Add to the gradient (N, D) of a weight: the sum over bins and trials of grads · inputsᵀ.
 
-    ``grads`` (K, B, N) are gradients of what the weight maps ``inputs`` (K, B, D) to.
+    ``grads`` (K, B, N) are the gradients of W x, for the weight W and the inputs x (K, B, D).
     """
     total.addmm_(grads.flatten(0, 1).t(), inputs.flatten(0, 1))

@@ -1,1 +1,1 @@
-"""One run: from a configuration to a trained model, its folder and what it infers."""
+"""One run: composes a configuration, trains a model, and writes its folder with the results."""

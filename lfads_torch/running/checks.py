@@ -40,9 +40,9 @@ def check_complete(config: DictConfig) -> None:
 def check_keys(config: DictConfig) -> None:
     """Raise a UserError for arguments that the objects of the configuration do not take.
 
-    The logger is left out: one that cannot be made ends no training, see
-    :func:`lfads_torch.running.training.train`. The sweep is left out too: it is checked by
-    :mod:`lfads_torch.sweeps`, and its search space has keys that users choose.
+    Loggers are not checked, because a logger that cannot be made does not stop training, see
+    :func:`lfads_torch.running.training.train`. The sweep is not checked either:
+    :mod:`lfads_torch.sweeps` does this, and its search space has keys that users choose.
     """
     names = [str(name) for name in config if name not in ("logger", "sweep")]
     for key, node in find_targets(OmegaConf.masked_copy(config, names)):
@@ -52,13 +52,13 @@ def check_keys(config: DictConfig) -> None:
         for name in (str(name) for name in node if name not in HYDRA_KEYS):
             if name not in parameters:
                 raise UserError(
-                    f"{key}.{name} is no argument of {node._target_}."
+                    f"{key}.{name} is not an argument of {node._target_}."
                     f"{did_you_mean(name, parameters)} It takes: {', '.join(parameters)}."
                 )
 
 
 def check_model(model: DictConfig) -> None:
-    """Raise a UserError if the model lacks arguments that the data do not give."""
+    """Raise a UserError if the model lacks arguments that do not follow from the data."""
     if "_target_" not in model:
         raise UserError("The model's configuration leaves out _target_: lfads_torch.model.LFADS.")
     parameters = parameters_of(import_target(model._target_, "model._target_"))
@@ -77,11 +77,11 @@ def check_model(model: DictConfig) -> None:
 
 
 def drop_inherited_arguments(config: DictConfig, packaged: Sequence[DictConfig]) -> None:
-    """Remove, in place, arguments of replaced parts that only the replaced part takes.
+    """Remove, in place, arguments that a part inherited from the part that it replaces.
 
-    Composition merges a part of the user's into the part of the same name in the ``packaged``
-    models on which configurations are built, arguments included, even where the class is another
-    one.
+    Hydra merges a part in the user's configuration with the part of the same name in the
+    ``packaged`` models on which configurations are built. The arguments are merged too, even if the
+    class of the part is a different one, which may not take them.
     """
     if not isinstance(config.get("model"), DictConfig):
         return

@@ -1,9 +1,9 @@
-"""From YAML files and overrides to one complete, checked configuration.
+"""Makes one complete, checked configuration from YAML files and overrides.
 
     find the primary file → compose with groups and overrides (Hydra) → resolve interpolations
     → checks → sizes from the data files → checks of the model
 
-The packaged configurations are found from this package, a user's own from wherever they are.
+The packaged configurations are located from this package, and those of users by their paths.
 """
 
 import copy
@@ -41,9 +41,9 @@ from lfads_torch.utils import flatten
 PACKAGE = Path(__file__).resolve().parents[1]
 
 _HYDRA_LOCK = threading.RLock()
-"""Hydra keeps its state in globals of the process, so one thread composes at a time."""
+"""Hydra keeps its state in globals of the process, so only one thread may compose at a time."""
 _IN_MEMORY = "in memory"
-"""What error messages call a configuration that comes from no file."""
+"""The name in error messages of a configuration that does not come from a file."""
 
 
 def packaged_configs() -> Path:
@@ -67,8 +67,8 @@ def _relpath(path: str) -> str:
     """Return the first existing candidate for a relative path, see :func:`register_resolvers`."""
     folders = (PACKAGE.parent, PACKAGE, Path.cwd())
     candidates = [os.path.normpath(folder / path) for folder in folders]
-    # A path that does not exist yet is meant to be in the checkout, or, where the library is
-    # installed without one, in the current folder.
+    # A path that does not exist yet is placed in the checkout or, if the library was installed
+    # without a checkout, in the current folder.
     default = candidates[0] if (PACKAGE.parent / "setup.py").is_file() else candidates[-1]
     return next(filter(glob.glob, candidates), default)
 
@@ -99,7 +99,7 @@ def find_config(config_path: str | Path) -> Path:
 def format_overrides(overrides: Mapping[str, Any] | Sequence[str]) -> list[str]:
     """Turn nested or dotted overrides into Hydra's ``key=value``, with values quoted as needed.
 
-    Sequences of ready-made overrides are returned as they are.
+    Sequences of strings in that form are returned without changes.
     """
     if not isinstance(overrides, Mapping):
         return list(overrides)
@@ -134,19 +134,19 @@ def compose(
     overrides: Mapping[str, Any] | Sequence[str] = (),
     config_dir: str | Path | None = None,
 ) -> DictConfig:
-    """Compose a configuration, fill in what the data impose, and check it.
+    """Compose a configuration, fill in the sizes that follow from the data, and check it.
 
     Parameters
     ----------
     config
         The primary configuration: the path of a file, see :func:`find_config`, or a configuration
-        in memory, which is left as it is. By default the packaged ``single.yaml``. The folder of
-        the file is searched for groups (``model/…``) before the packaged folder.
+        in memory, which does not change. By default it is the packaged ``single.yaml``. The folder
+        of the file is searched for groups (``model/…``) before the packaged folder.
     overrides
         A nested or dotted dictionary, or Hydra's ``key=value`` strings.
     config_dir
-        A folder of the user's that is searched before all others, for groups and, where it has a
-        file of the same name, for the primary configuration.
+        A further folder, which is searched before all others for groups and, if it has a file of
+        the same name, for the primary configuration.
 
     Returns
     -------
@@ -185,7 +185,7 @@ def compose_unresolved(
 ) -> DictConfig:
     """Compose a configuration whose interpolations (``${…}``) are kept.
 
-    Values still follow each other in such a configuration, so it can be saved and composed again
+    Values still depend on each other in such a configuration, so it can be saved and composed again
     with other overrides. Parameters and errors are those of :func:`compose`, but nothing is filled
     in and nothing is checked.
     """
@@ -228,7 +228,7 @@ def _load(path: Path) -> DictConfig:
 
 
 def _packaged_models() -> list[DictConfig]:
-    """Return the packaged models on which models in configurations are built."""
+    """Return the packaged models from which models in configurations inherit."""
     names = ("base", "single_session", "multisession")
     return [_load(packaged_configs() / "model" / f"{name}.yaml") for name in names]
 
@@ -236,7 +236,7 @@ def _packaged_models() -> list[DictConfig]:
 def _compose(
     config: DictConfig, name: str, overrides: list[str], folders: Sequence[Path]
 ) -> DictConfig:
-    """Let Hydra compose a primary configuration; ``name`` is what error messages call it."""
+    """Let Hydra compose a primary configuration, which error messages call ``name``."""
     searched = [f"file://{folder}" for folder in dict.fromkeys(folders)]
     # A search path in the configuration comes before the packaged folder, which is the last one.
     extra = OmegaConf.select(config, "hydra.searchpath") or []
@@ -261,8 +261,8 @@ def _compose(
 def _stored(config: DictConfig, name: str) -> Iterator[str]:
     """Initialise Hydra with a primary configuration in memory, and restore its state afterwards.
 
-    Hydra finds the configuration by the name that is given to the block. No file has this name, so
-    that groups and other primary configurations in the folders that are searched stay reachable.
+    Hydra finds the configuration by the name that the block receives. No file has this name, so
+    groups and other primary configurations in the folders that are searched can still be found.
     """
     stored_name = _primary_name(name)
     with _HYDRA_LOCK:
@@ -279,6 +279,7 @@ def _stored(config: DictConfig, name: str) -> Iterator[str]:
 
 
 def _primary_name(name: str) -> str:
+    """Return the name under which Hydra finds a configuration in memory."""
     return f"{name} (primary)"
 
 
@@ -289,7 +290,7 @@ def _suggest_key(
     overrides: list[str],
     folders: Sequence[Path],
 ) -> str:
-    """Return a sentence with the key nearest to one that could not be overridden, if there is one.
+    """Return a sentence with the key nearest to a key that could not be overridden, if any.
 
     Hydra's message does not have the other keys, so the configuration is composed again without
     the faulty override.

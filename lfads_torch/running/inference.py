@@ -1,4 +1,4 @@
-"""Inference: a trained model is applied to trials that it was not trained on."""
+"""Inference: applies a trained model to trials that it was not trained on."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,11 +33,11 @@ def infer(
 ) -> Path:
     """Infer rates, factors and inputs of further trials of a session that a run was trained on.
 
-    Nothing is trained: read-in, encoder, decoder and read-out are applied to the trials as they
-    are (Pandarinath et al. 2018, Nature Methods). The random number generators are seeded as in
-    the run, so that for a model of one session the trials of the run give the run's output again.
+    Nothing is trained: the trained read-in, encoder, decoder and read-out are applied to the trials
+    (Pandarinath et al. 2018, Nature Methods). The random number generators are seeded as in the
+    run, so that a model of one session reproduces the run's output from the run's trials.
     Windows of a continuous recording (:mod:`lfads_torch.data.windows`) are also merged, into
-    ``…_continuous.h5`` beside the output.
+    ``…_continuous.h5`` in the folder of the output.
 
     Parameters
     ----------
@@ -45,9 +45,9 @@ def infer(
         The folder of the run.
     data_file
         The HDF5 file with the trials of one or more splits; ``test_encod_data`` (trials, T_enc,
-        N_enc) alone is enough. Bins and channels must be those of training.
+        N_enc) is enough. Bins and channels must be those of training.
     session
-        The session of the model that the trials are from; optional where there is only one.
+        The session of the model to which the trials belong; optional if there is only one.
     checkpoint
         The file with the weights; by default those with the best ``valid/recon_smth``, see
         :func:`~lfads_torch.running.run_folder.checkpoint_of_run`.
@@ -70,8 +70,8 @@ def infer(
     MissingFileError
         If the run, the checkpoint or the data file does not exist.
     UserError
-        If the trials do not fit the model, if the model has several sessions and none is named, or
-        if ``num_samples`` is less than 1.
+        If bins, channels or inputs of the trials are not those of the model, if the model has
+        several sessions and none is named, or if ``num_samples`` is less than 1.
     """
     run_dir, data_file = Path(run_dir), Path(data_file)
     if not data_file.is_file():
@@ -129,7 +129,7 @@ def _check_fits(model: LFADS, session: int, batch: SessionBatch, split: str, pat
     for field, (n_bins, n_channels) in expected.items():
         data = getattr(batch, field)
         if field == "recon_data" and not data.numel():
-            continue  # trials to infer need no targets
+            continue  # Targets are not needed for inference.
         if data.shape[1] != n_bins or n_channels not in (None, data.shape[2]):
             raise UserError(
                 f"{split}_{field} in {path} has {data.shape[1]} time bins and {data.shape[2]} "
@@ -155,6 +155,6 @@ def _check_fits(model: LFADS, session: int, batch: SessionBatch, split: str, pat
 
 
 def _size(module: nn.Module, end: str) -> int | None:
-    """Return the size of a module's input (``"in"``) or output (``"out"``); None if not known."""
+    """Return the size of a module's input (``"in"``) or output (``"out"``), or None if unknown."""
     known = isinstance(module, nn.Linear | MLPReadout)
     return getattr(module, f"{end}_features") if known else None

@@ -1,4 +1,4 @@
-"""Loggers of a run: one that fails is left out, and a log that is resumed keeps its rows."""
+"""Makes the loggers of a run. A logger that fails is left out; a resumed log keeps its rows."""
 
 import csv
 import warnings
@@ -14,15 +14,15 @@ from lfads_torch.checkpoints import load_checkpoint
 def make_loggers(config: DictConfig, checkpoint: Path | None) -> list[Logger]:
     """Make the loggers of a configuration.
 
-    A logger that cannot be made is left out with a warning: it is no reason to end a training, let
-    alone all trials of a sweep.
+    A logger that cannot be made is left out with a warning, since it should stop neither training
+    nor the trials of a sweep.
 
     Parameters
     ----------
     config
         The configuration.
     checkpoint
-        Where training continues from, if it does.
+        The checkpoint from which training continues, or None.
     """
     loggers: list[Logger] = []
     for name, node in (config.get("logger") or {}).items():
@@ -33,7 +33,7 @@ def make_loggers(config: DictConfig, checkpoint: Path | None) -> list[Logger]:
             _ = logger.experiment
         except Exception as error:
             warnings.warn(
-                f"logger.{name} ({node.get('_target_')}) cannot be used, and training goes on "
+                f"logger.{name} ({node.get('_target_')}) cannot be used, and training continues "
                 f"without it: {error}",
                 stacklevel=2,
             )
@@ -55,7 +55,7 @@ def _restore_rows(logger: CSVLogger, checkpoint: Path | None) -> None:
         reader = csv.DictReader(file)
         rows, names = list(reader), list(reader.fieldnames or [])
     step = load_checkpoint(checkpoint)["global_step"] if checkpoint else 0
-    # Where the process was killed, the last row may be incomplete.
+    # If the process was killed, the last row may be incomplete.
     kept = [row for row in rows if (row.get("step") or "").isdigit() and int(row["step"]) < step]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*directory .* exists and is not empty.*")

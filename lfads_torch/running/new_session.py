@@ -1,9 +1,9 @@
-"""A further recording session for a trained model, whose dynamics stay as they are.
+"""Adds a recording session to a trained model, whose dynamics do not change.
 
 In a model of several sessions only the read-ins, read-outs and reconstructions belong to a session
-(Pandarinath et al. 2018, Nature Methods). For a new session just these three are trained, in a
-model of the new session alone with a frozen copy of everything that the sessions share. They are
-then appended to those of the other sessions, which no training has changed.
+(Pandarinath et al. 2018, Nature Methods). For a new session only these three are trained, in a
+model of this one session with a frozen copy of everything that the sessions share. They are then
+appended to those of the other sessions, which have not changed.
 
     one_session_model → the fit of any trainer → append_session
 
@@ -36,15 +36,15 @@ ONE_SESSION_TARGETS = (
     "lfads_torch.running.new_session.one_session_model",
     "lfads_torch.new_session.one_session_model",
 )
-"""How the ``config.yaml`` of a run that added a session names :func:`one_session_model`.
+"""Names of :func:`one_session_model` in the ``config.yaml`` of a run that added a session.
 
-The first is today's name, the second that of earlier versions.
+The first is the present name, the second that of earlier versions.
 """
 
 _SHARED = ("encoder", "decoder", "ic_prior", "co_prior")
 _CHANGEABLE = ("dropout_rate", "loss_scale", "recon_reduce_mean", "weight_decay", "train_aug_stack",
                "lr_", "l2_", "kl_")  # fmt: skip
-"""Prefixes of the hyperparameters that concern training alone."""
+"""Prefixes of the hyperparameters that only concern training."""
 _ENDED_RAMPS = {"l2_start_epoch": 0, "l2_increase_epoch": 0,
                 "kl_start_epoch": 0, "kl_increase_epoch": 0}  # fmt: skip
 
@@ -57,18 +57,18 @@ def add_session(
     pcr_init: bool = True,
     **changes: Any,
 ) -> LFADS:
-    """Return a model with one more session, of which only the session's own parts are trained.
+    """Return a model with one more session, of which only the parts of the session are trained.
 
     The session's parts have the weights of the epoch with the best ``valid/recon_smth``. All other
-    weights are those of ``model``, bit by bit; ``model`` itself is left as it is.
+    weights are exactly those of ``model``, which does not change.
 
     Parameters
     ----------
     model
         A trained model.
     data
-        The file of the new session, with training and validation trials; or a data module with
-        this file alone, to choose its other arguments too (such as ``batch_size``).
+        The file of the new session, with training and validation trials; or a data module of only
+        this file, if you need its other arguments (such as ``batch_size``).
     max_epochs
         The largest number of epochs.
     patience
@@ -84,7 +84,7 @@ def add_session(
     Raises
     ------
     MissingFileError, UserError
-        See :func:`one_session_model`; also if the data module has several files.
+        See :func:`one_session_model`. It is also an error if the data module has several files.
     """
     if isinstance(data, BasicDataModule):
         datamodule = data
@@ -124,21 +124,21 @@ def one_session_model(
     trusted: Sequence[str] = (),
     **changes: Any,
 ) -> LFADS:
-    """Return an untrained model of a new session alone, whose shared parts are frozen.
+    """Return an untrained model of only a new session, with frozen copies of the shared parts.
 
     Encoder, decoder and priors are copies of those of a trained model and require no gradients:
-    they are not handed to the optimiser, so that weight decay does not change them either, and
-    their L2 penalty is a constant. The session's own parts are new:
+    the optimiser does not get them, so that weight decay does not change them either, and their L2
+    penalty is a constant. The parts of the session are new:
 
-    - The read-in is linear, like those of the other sessions. Where these are identities (in
-      models of one session) it is an identity too, and the new session needs as many channels.
-    - The read-out is linear, or, where that of session 0 is a multilayer perceptron, one of the
+    - The read-in is linear, like those of the other sessions. If these are identities (in models of
+      one session), it is an identity too, and the new session needs as many channels.
+    - The read-out is linear. If that of session 0 is a multilayer perceptron, it is one with the
       same architecture.
-    - The reconstruction is a copy of session 0's, or, where it has parameters for each channel
-      (``recon_dim``), a new one with the same arguments.
+    - The reconstruction is a copy of session 0's. If that has parameters for each channel
+      (``recon_dim``), it is a new one with the same arguments.
 
-    ``readin[0]``, ``readout[0]`` and ``recon[0]`` of the result may be replaced by modules of the
-    user's before training.
+    You may replace ``readin[0]``, ``readout[0]`` and ``recon[0]`` of the result by other modules
+    before training.
 
     Parameters
     ----------
@@ -147,34 +147,35 @@ def one_session_model(
     data_file
         The file of the new session.
     pcr_init
-        Initialise linear read-ins and read-outs from ``readin_weight`` and ``readout_bias`` where
+        Whether linear read-ins and read-outs start from ``readin_weight`` and ``readout_bias`` if
         the file has them (:mod:`lfads_torch.data.alignment`), rather than at random; see
         :class:`~lfads_torch.modules.readin_readout.MultisessionReadin`.
     trusted
         See :meth:`lfads_torch.model.LFADS.load_from_checkpoint`.
     **changes
-        Hyperparameters that concern training alone (``lr_init``, ``dropout_rate``,
-        ``kl_ic_scale``, …), or ``train_aug_stack``. By default they are those of the trained
-        model, except that the ramps of the penalties have ended from the start, since these are
-        meant for untrained dynamics.
+        Hyperparameters that only concern training (``lr_init``, ``dropout_rate``, ``kl_ic_scale``,
+        …), or ``train_aug_stack``. By default they are those of the trained model. Only the ramps
+        of the penalties differ: they have already ended, since they are meant for untrained
+        dynamics.
 
     Raises
     ------
     MissingFileError
         If the file or the checkpoint does not exist.
     UserError
-        If the session's trials do not fit the model, or a change concerns more than training.
+        If bins, channels or inputs of the session's trials are not those of the model, or if a
+        change does not only concern training.
     """
     if not isinstance(model, LFADS):
         model = LFADS.load_from_checkpoint(model, trusted=trusted)
     shapes = _fitting_shapes(model, data_file)
     for name, value in changes.items():
         if name not in (*model.hparams, "train_aug_stack"):
-            raise UserError(f"model.{name} is no hyperparameter of the model.")
+            raise UserError(f"model.{name} is not a hyperparameter of the model.")
         if not name.startswith(_CHANGEABLE) and value != model.hparams[name]:
             raise UserError(
                 f"model.{name} = {value} cannot be chosen: the model was trained with "
-                f"{model.hparams[name]}, and its shared weights stay as they are."
+                f"{model.hparams[name]}, and its shared weights do not change."
             )
     hps, pattern = model.hparams, str(data_file)
     recon = for_channels(model.recon[0], shapes.n_recon_channels)
@@ -227,8 +228,8 @@ def append_session(model: LFADS, one: LFADS) -> LFADS:
 def save_model(model: LFADS, path: str | Path) -> Path:
     """Write a checkpoint from which ``LFADS.load_from_checkpoint`` rebuilds a model.
 
-    It holds the weights and the description of the model, but no state of the optimiser, so that
-    no training can be continued from it.
+    It holds the weights and the description of the model, but not the state of the optimiser, so
+    training cannot be continued from it.
     """
     checkpoint = {
         "epoch": 0,
@@ -265,14 +266,14 @@ def _fitting_shapes(model: LFADS, data_file: str | Path) -> SessionShapes:
         raise UserError(
             f"train_encod_data in {data_file} has {n_channels} channels, but the model has no "
             f"read-in (torch.nn.Identity): its encoder sees the {hps.encod_data_dim} channels of "
-            f"its own session as they are. A model that is to take on sessions with other neurons "
+            f"its own session directly. A model for further sessions with other neurons "
             f"needs linear read-ins: train one with model=multisession."
         )
     return shapes
 
 
 def _reads_as_is(model: LFADS) -> bool:
-    """Tell whether the sessions' channels go into the encoder without a read-in."""
+    """Return whether the sessions' channels are the inputs of the encoder, without a read-in."""
     return all(isinstance(readin, nn.Identity) for readin in model.readin)
 
 
@@ -283,7 +284,7 @@ def _with_sessions(
     recon: Iterable[Reconstruction],
     changes: Mapping[str, Any],
 ) -> LFADS:
-    """Return a copy of a model's shared parts with other sessions and changed hyperparameters."""
+    """Return a model with copies of a model's shared parts, other sessions and hyperparameters."""
     names = ("ic_prior", "co_prior", "train_aug_stack", "infer_aug_stack")
     shared = {name: copy.deepcopy(getattr(model, name)) for name in names}
     sessions = {"readin": readin, "readout": readout, "reconstruction": recon}
@@ -292,7 +293,7 @@ def _with_sessions(
     for name in ("encoder", "decoder"):
         trained = getattr(model, name)
         if made.hparams.dropout_rate == model.hparams.dropout_rate:
-            # A copy of the module, not of its weights: one that was put in by hand stays in.
+            # The module is copied rather than its weights, so that modules put in by hand are kept.
             setattr(made, name, copy.deepcopy(trained))
         elif _classes(getattr(made, name)) == _classes(trained):
             getattr(made, name).load_state_dict(trained.state_dict())

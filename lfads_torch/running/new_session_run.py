@@ -1,4 +1,4 @@
-"""A session is added to the model of a run, in a folder of its own."""
+"""Adds a session to the model of a run, and writes the results to a new folder."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -43,12 +43,12 @@ def run_new_session(
     script: str | Path | None = None,
     trusted: Sequence[str] = (),
 ) -> Path:
-    """Add a session to the model of a run, in a folder of its own.
+    """Add a session to the model of a run, and write the results to a new folder.
 
     The folder is like that of :func:`lfads_torch.running.start.start_run`. Configuration, logs and
-    checkpoints are those of the :func:`~lfads_torch.running.new_session.one_session_model` in
-    training. ``model.ckpt`` is the model with all sessions, and ``lfads_output_sess{S}.h5`` holds
-    what it infers about the new one.
+    checkpoints belong to the :func:`~lfads_torch.running.new_session.one_session_model` that is
+    trained. ``model.ckpt`` is the model with all sessions, and ``lfads_output_sess{S}.h5`` holds
+    what it infers about the new session.
 
     Parameters
     ----------
@@ -57,9 +57,8 @@ def run_new_session(
     data_file
         The file of the new session.
     overrides
-        Changes of the run's configuration, and of those hyperparameters that
-        :func:`~lfads_torch.running.new_session.one_session_model` lets change
-        (``model.lr_init=1e-3``).
+        Changes of the run's configuration, and of those hyperparameters that may be changed in
+        :func:`~lfads_torch.running.new_session.one_session_model` (``model.lr_init=1e-3``).
     run_dir, overwrite, script
         See :func:`lfads_torch.running.run_folder.make_run_dir`.
     checkpoint
@@ -78,7 +77,8 @@ def run_new_session(
     ExistingFileError
         If the new folder exists and is not empty.
     UserError
-        If the run, the data or the overrides are missing or not usable; then no folder is made.
+        If the run, the data or the overrides are missing or invalid. In that case no folder is
+        made.
     """
     weights = checkpoint_of_run(trained_run) if checkpoint is None else Path(checkpoint)
     model = LFADS.load_from_checkpoint(weights, trusted=trusted)
@@ -94,7 +94,7 @@ def run_new_session(
         "train_aug_stack": describe(one.train_aug_stack),
     }
     config = _configure(read_config(trained_run), arguments, session, overrides)
-    run = build(config)  # a mistake in the overrides is reported before there is a folder
+    run = build(config)  # A mistake in the overrides is reported before the folder is made.
     folder = make_run_dir(config, run_dir, overwrite, script)
     config = placed_in(config, folder)
     start = time.monotonic()

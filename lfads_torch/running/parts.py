@@ -1,6 +1,6 @@
-"""Encoder, decoder, generator and controller of a configuration, which the model makes itself.
+"""Prepares the encoder, decoder, generator and controller of a configuration for the model.
 
-The model knows their sizes, so Hydra must not make them before it: each becomes a partial
+Only the model knows the sizes of these parts, so Hydra must not make them: each becomes a partial
 (``_partial_: true``) of its class, which the model calls with the sizes.
 """
 
@@ -16,15 +16,15 @@ DEFAULTS = {
     "decoder.generator": "lfads_torch.modules.recurrent.ClippedGRUCell",
     "decoder.controller": "lfads_torch.modules.recurrent.ClippedGRUCell",
 }
-"""The parts that the model makes, and the class that each has if ``_target_`` names no other."""
+"""The parts that the model makes, and the class of each if there is no ``_target_``."""
 
 
 def hydra_overrides(overrides: Sequence[str]) -> list[str]:
     """Write overrides of parts as Hydra understands them.
 
-    A configuration without an encoder or a decoder means the usual ones, so keys of these may be
-    new: ``model.encoder._target_=…`` becomes ``++model.encoder._target_=…``. Misspelt arguments are
-    found once the class is known. ``model/encoder=null`` takes the choice away: ``~model/encoder``.
+    A configuration need not contain an encoder or a decoder, so overrides may add keys of these:
+    ``model.encoder._target_=…`` becomes ``++model.encoder._target_=…``. Misspelt arguments are
+    found once the class is known. ``model/encoder=null`` removes the choice: ``~model/encoder``.
     """
     added = [re.sub(r"^(?=model\.(encoder|decoder)[.=])", "++", word) for word in overrides]
     return [
@@ -33,7 +33,7 @@ def hydra_overrides(overrides: Sequence[str]) -> list[str]:
 
 
 def defer_parts(model: DictConfig) -> None:
-    """Have the parts in a model's configuration made by the model, in place."""
+    """Change a model's configuration, in place, so that the model makes its parts."""
     for key, default in DEFAULTS.items():
         node = OmegaConf.select(model, key)
         if isinstance(node, DictConfig):

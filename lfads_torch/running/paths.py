@@ -1,10 +1,10 @@
-"""Where a run writes: relative paths of a configuration are in the folder of the run.
+"""Output paths of a run: relative paths in a configuration are in the folder of the run.
 
 Configurations name files relative to the folder of their run (``dirpath: lightning_checkpoints``,
-``save_dir: .``), and so does the ``config.yaml`` that is saved in it. Such a folder can be moved
-and renamed, and is taken up where it is. The folder itself comes in as an argument when a run
-starts, and :func:`placed_in` makes the paths absolute in memory. The current folder of the process
-never changes.
+``save_dir: .``), and so does the ``config.yaml`` that is saved in it. Therefore the folder can be
+moved or renamed, and the run can still be resumed. The path of the folder is an argument when a run
+starts, and :func:`placed_in` makes the other paths absolute in memory. The current folder of the
+process never changes.
 """
 
 import copy
@@ -17,16 +17,16 @@ from omegaconf import DictConfig, open_dict
 from lfads_torch.running.targets import find_targets, import_target, parameters_of
 
 FOLDER_ARGUMENTS = ("dirpath", "save_dir")
-"""Arguments of callbacks, loggers and profilers that name a folder to write to."""
+"""Arguments of callbacks, loggers and profilers that are output folders."""
 
 
 def placed_in(config: DictConfig, run_dir: str | Path) -> DictConfig:
     """Return a copy of a configuration whose relative output paths are in the folder of a run.
 
-    These are ``trainer.default_root_dir`` (by default the folder itself, where callbacks of the
-    user's should write too), ``dirpath`` and ``save_dir`` of callbacks, loggers and the trainer's
-    profiler, and ``filename`` in ``posterior_sampling``. Absolute paths, URLs and paths in the
-    home folder (``~``) stay as they are.
+    These are ``trainer.default_root_dir`` (by default the folder itself, to which the user's
+    callbacks should write too), ``dirpath`` and ``save_dir`` of callbacks, loggers and the
+    trainer's profiler, and ``filename`` in ``posterior_sampling``. Absolute paths, URLs and paths
+    in the home folder (``~``) do not change.
 
     Parameters
     ----------
@@ -66,7 +66,7 @@ def make_data_path_absolute(config: DictConfig) -> None:
 
 
 def _place_arguments(node: DictConfig, names: tuple[str, ...], folder: Path) -> None:
-    """Anchor those of the named arguments that a node gives."""
+    """Make those of the named arguments that a node has absolute."""
     for name in names:
         if node.get(name) is not None:
             with open_dict(node):
@@ -74,10 +74,10 @@ def _place_arguments(node: DictConfig, names: tuple[str, ...], folder: Path) -> 
 
 
 def _place_default(node: DictConfig, folder: Path) -> None:
-    """Anchor the folder that a logger writes to where it is told none (that of W&B is ``.``)."""
+    """Make the default folder of a logger absolute (W&B's is ``.``), if no folder is given."""
     try:
         parameter = parameters_of(import_target(node._target_, "logger")).get("save_dir")
-    except (ValueError, TypeError):  # training warns of a logger that cannot be made
+    except (ValueError, TypeError):  # If the logger cannot be made, training warns of it.
         return
     default: Any = None if parameter is None else parameter.default
     if "save_dir" not in node and isinstance(default, str):
@@ -86,6 +86,6 @@ def _place_default(node: DictConfig, folder: Path) -> None:
 
 
 def _anchored(path: Any, folder: Path) -> str:
-    """Return a path that is relative to a folder as an absolute one."""
+    """Return the absolute path of a path that is relative to a folder."""
     text = str(path)
     return text if "://" in text or text.startswith("~") else str(folder / text)

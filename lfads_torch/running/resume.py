@@ -1,4 +1,4 @@
-"""A run that was interrupted, or is to be trained further, is taken up in its folder."""
+"""Resumes a run in its folder, after an interruption or to train it further."""
 
 import warnings
 from collections.abc import Mapping, Sequence
@@ -24,18 +24,19 @@ from lfads_torch.running.training import prepare
 
 
 def resume_run(run_dir: str | Path, overrides: Mapping[str, Any] | Sequence[str] = ()) -> Path:
-    """Take a run up at its last checkpoint, with the configuration that it began with.
+    """Resume a run from its last checkpoint, with its saved configuration.
 
-    A run whose training had ended goes on after it: it samples and draws again. With overrides
-    (``trainer.max_epochs=2000``) it is trained further. The folder may have been moved.
+    If training had already ended, the posteriors are sampled and the figures are drawn again. With
+    overrides (``trainer.max_epochs=2000``) the run is trained further. The folder may have been
+    moved.
 
     Parameters
     ----------
     run_dir
         The folder of the run.
     overrides
-        Changes of its configuration. The configuration before is kept as ``config.1.yaml``, and
-        the summary of the training before, if that had ended, as ``summary.1.json``.
+        Changes of its configuration. The previous configuration is kept as ``config.1.yaml``, and
+        the summary of the previous training, if that had ended, as ``summary.1.json``.
 
     Returns
     -------
@@ -47,13 +48,13 @@ def resume_run(run_dir: str | Path, overrides: Mapping[str, Any] | Sequence[str]
     MissingFileError
         If the folder is not that of a run.
     UserError
-        If the run added a session to a model, or the overrides are not usable; then nothing in the
-        folder is changed.
+        If the run added a session to a model, or if the overrides are invalid. In that case nothing
+        in the folder changes.
     """
     run_dir = Path(run_dir).absolute()
     if not (run_dir / CONFIG).is_file():
         raise MissingFileError(
-            f"{run_dir} is no folder of a run that could be resumed: it has no {CONFIG}."
+            f"{run_dir} is not the folder of a run that could be resumed: it has no {CONFIG}."
         )
     if OmegaConf.select(read_config(run_dir), "model._target_") in ONE_SESSION_TARGETS:
         raise UserError(
@@ -63,7 +64,7 @@ def resume_run(run_dir: str | Path, overrides: Mapping[str, Any] | Sequence[str]
     config = compose(run_dir / CONFIG, overrides)
     run = prepare(config)
     if overrides:
-        # From here on training has not ended, even if it is interrupted before its first epoch.
+        # Without the summary, the run counts as unfinished, even if it is interrupted at once.
         move_aside(run_dir / SUMMARY)
         move_aside(run_dir / CONFIG)
         write_config(run_dir, config)

@@ -1,4 +1,4 @@
-"""The folder of a run: its files, how it is made, its summary, and which checkpoint is meant.
+"""The folder of a run: makes it, finds its checkpoints, and reads and writes its summary.
 
 config.yaml                  the resolved configuration; output paths in it are relative
 summary.json                 epochs, best checkpoint and scores, once training has ended
@@ -44,9 +44,9 @@ def make_run_dir(
     run_dir
         The folder; by default ``runs/{data}/{time}``.
     overwrite
-        Rename a folder of that name to ``….1`` rather than raise an error.
+        Whether an existing folder of that name is renamed to ``….1``. Otherwise it is an error.
     script
-        A file to copy into the folder.
+        A file that is copied into the folder.
 
     Returns
     -------
@@ -65,7 +65,7 @@ def make_run_dir(
         if not overwrite:
             raise ExistingFileError(
                 f"{folder} exists. Continue that run with --resume, or choose another run_dir=…, "
-                f"or say --overwrite, which renames the folder."
+                f"or use --overwrite, which renames the folder."
             )
         move_aside(folder)
     try:
@@ -79,7 +79,7 @@ def make_run_dir(
 
 
 def _default_run_dir(config: DictConfig) -> Path:
-    """Return ``runs/{data}/{time}``, with a number where this exists."""
+    """Return ``runs/{data}/{time}``, followed by a number if that folder exists."""
     data = Path(str(config.datamodule.get("datafile_pattern", "data"))).stem.replace("*", "")
     name = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     base = Path("runs", data, name)
@@ -100,7 +100,7 @@ def read_config(run_dir: str | Path) -> DictConfig:
     """
     path = Path(run_dir, CONFIG)
     if not path.is_file():
-        raise MissingFileError(f"{run_dir} is no folder of a run: it has no {CONFIG}.")
+        raise MissingFileError(f"{run_dir} is not the folder of a run: it has no {CONFIG}.")
     config = OmegaConf.load(path)
     if not isinstance(config, DictConfig):
         raise UserError(f"{path} must be a mapping of keys to values.")
@@ -117,7 +117,7 @@ def write_config(run_dir: Path, config: DictConfig) -> None:
 
 
 def checkpoint_in_folder(path: str | Path) -> Path:
-    """Return the only checkpoint in a folder of any kind, or a checkpoint file itself.
+    """Return the only checkpoint in any folder, or the path itself if it is a checkpoint.
 
     Raises
     ------
@@ -131,7 +131,7 @@ def checkpoint_in_folder(path: str | Path) -> Path:
         return path
     found = sorted(path.glob("*.ckpt"))
     if not found:
-        raise MissingFileError(f"checkpoint_dir = {path} is no file and holds no .ckpt file.")
+        raise MissingFileError(f"checkpoint_dir = {path} is not a file and holds no .ckpt file.")
     if len(found) > 1:
         raise UserError(
             f"checkpoint_dir = {path} holds {len(found)} checkpoints: name one of "
@@ -143,8 +143,8 @@ def checkpoint_in_folder(path: str | Path) -> Path:
 def checkpoint_of_run(run_dir: str | Path) -> Path:
     """Return the checkpoint with the result of a run, given the run's folder.
 
-    It is the best one by the monitored metric, or the last one if training has not ended or the
-    best was not kept.
+    It is the best one by the monitored metric, or the last one if training has not ended or if the
+    best one was not kept.
 
     Raises
     ------
@@ -153,10 +153,10 @@ def checkpoint_of_run(run_dir: str | Path) -> Path:
     """
     run_dir = Path(run_dir)
     if not (run_dir / CONFIG).is_file():
-        raise MissingFileError(f"{run_dir} is no folder of a run: it has no {CONFIG}.")
+        raise MissingFileError(f"{run_dir} is not the folder of a run: it has no {CONFIG}.")
     path = run_dir / (read_summary(run_dir).get("best_checkpoint") or LAST_CHECKPOINT)
     if not path.is_file():
-        raise MissingFileError(f"There is no checkpoint {path}: name the one that is meant.")
+        raise MissingFileError(f"There is no checkpoint {path}: give the path of another one.")
     return path
 
 
@@ -197,7 +197,7 @@ def print_summary(run_dir: Path, summary: Mapping[str, Any], files: Sequence[Pat
     summary
         The summary.
     files
-        Files to name beside configuration, summary, checkpoints and logs.
+        Further files whose paths are printed, besides configuration, summary, checkpoints and logs.
     """
     trained = f"{summary['epochs']} epochs in {summary['training_seconds']:.0f} s"
     monitor = summary.get("monitor")

@@ -1,4 +1,4 @@
-"""What a trained model infers, into a file."""
+"""Posterior sampling: writes what a trained model infers to files."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from lfads_torch.tuples import Encoding, SessionBatch, SessionOutput
 from lfads_torch.utils import send_batch_to_device
 
 _ROWS = 256
-"""Samples that a CPU decodes together; with more, their states leave its cache."""
+"""Number of samples that are decoded together on a CPU, whose states fit into its cache."""
 _ROWS_ON_A_DEVICE = 16384
 
 
@@ -41,39 +41,39 @@ def run_posterior_sampling(
     Each trial is encoded once; the samples are decoded in batches. A file is written for each
     session, ``{filename}_sess{S}.h5``, with the mean over samples of every field of
     :class:`~lfads_torch.tuples.SessionOutput` as ``{split}_{field}`` (``output_params`` are means:
-    rates in spikes per bin), beside a copy of the session's input arrays and the trial numbers
-    ``{split}_inds``. It is written under a temporary name and then renamed; a file of that name is
-    renamed to ``….1.h5`` first.
+    rates in spikes per bin), a copy of the session's input arrays and the trial numbers
+    ``{split}_inds``. It is written under a temporary name and then renamed. An existing file of
+    that name is renamed to ``….1.h5`` first.
 
     Parameters
     ----------
     model
-        A trained model. It stays on its device.
+        A trained model. It remains on its device.
     datamodule
-        The data; ``setup("predict")`` is called if need be, so the files need not hold trials to
-        train on.
+        The data. ``setup("predict")`` is called if necessary, so the files need not hold trials for
+        training.
     filename
         Path of the output; ``_sess{S}`` goes before its suffix.
     num_samples
-        Samples for each trial. A model that is not variational is evaluated once.
+        Number of samples for each trial. A model that is not variational is evaluated once.
     save_std, save_samples
-        Also save the standard deviation over samples, ``{split}_{field}_std``, and the samples
-        themselves, ``{split}_{field}_samples`` (trials, samples, …).
+        Whether to save the standard deviation over samples too, as ``{split}_{field}_std``, and the
+        samples themselves, as ``{split}_{field}_samples`` (trials, samples, …).
     max_memory_gb
-        About how much memory decoded samples may take at a time.
+        Memory, in GB, that decoded samples may take at a time, approximately.
     sessions
-        Which session of the model each file of the data module is; by default 0, 1, 2, ….
+        The session of the model for each file of the data module; by default 0, 1, 2, ….
 
     Returns
     -------
     list of Path
-        The files, one a session.
+        The files, one for each session.
 
     Raises
     ------
     ValueError
-        If ``num_samples`` is less than 1, or ``sessions`` are not one of the model's for each
-        file.
+        If ``num_samples`` is less than 1, or if ``sessions`` does not have one session of the model
+        for each file.
     """
     if num_samples < 1:
         raise UserError(f"num_samples must be at least 1, but is {num_samples}.")
@@ -107,7 +107,7 @@ def _sample_session(
     filename: Path,
     sampling: "_Sampling",
 ) -> Path:
-    """Write what the model infers about the data module's file ``i``, of one of its sessions."""
+    """Write what the model infers about the data module's file ``i``, and return the path."""
     path = filename.with_name(f"{filename.stem}_sess{session}{filename.suffix}")
     with written_atomically(path, keep_old=True) as partial, h5py.File(partial, "w") as file:
         file.attrs["session_file"] = datamodule.session_files[i].name
@@ -133,7 +133,7 @@ def _sample_session(
 
 
 def _copy_inputs(datamodule: BasicDataModule, i: int, file: h5py.File) -> None:
-    """Copy everything in the data module's file ``i``, as it dealt the trials out."""
+    """Copy all arrays of the data module's file ``i``, with its assignment of trials to splits."""
     hps = datamodule.hparams
     source = datamodule.session_files[i]
     with h5py.File(source) as original:
@@ -151,7 +151,7 @@ def _copy_inputs(datamodule: BasicDataModule, i: int, file: h5py.File) -> None:
 
 @dataclass(frozen=True)
 class _Sampling:
-    """How to sample, see :func:`run_posterior_sampling`."""
+    """The options of sampling, see :func:`run_posterior_sampling`."""
 
     num_samples: int
     save_std: bool
@@ -162,20 +162,20 @@ class _Sampling:
     def run(
         self, model: LFADS, session: int, batch: SessionBatch
     ) -> Iterator[tuple[str, slice, slice | None, np.ndarray]]:
-        """Yield names, which trials and samples they are of (None: of all), and values by trial.
+        """Yield the name of a field, its trials, its samples (None for all) and their values.
 
-        All trials are encoded together, and then decoded some at a time.
+        All trials are encoded together, and are then decoded in groups.
         """
         encoding = model.encode({session: batch})
         n_trials = len(encoding.ic_mean)
         n_rows = self._rows_at_once(model, batch.recon_data.shape[2])
-        few = max(1, n_rows // self.num_samples)  # trials at a time
-        chunk = min(self.num_samples, n_rows)  # samples at a time
-        for start in range(0, n_trials, few):
-            trials = slice(start, min(start + few, n_trials))
+        trials_at_once = max(1, n_rows // self.num_samples)
+        samples_at_once = min(self.num_samples, n_rows)
+        for start in range(0, n_trials, trials_at_once):
+            trials = slice(start, min(start + trials_at_once, n_trials))
             moments = {field: _Moments(self.save_std) for field in SessionOutput._fields}
-            for first in range(0, self.num_samples, chunk):
-                n_samples = min(chunk, self.num_samples - first)
+            for first in range(0, self.num_samples, samples_at_once):
+                n_samples = min(samples_at_once, self.num_samples - first)
                 repeated = _repeat(model, encoding, session, trials, n_samples)
                 decoded = model.unroll(repeated, model.hparams.variational)
                 fields = {"ic_mean": repeated.ic_mean, "ic_std": repeated.ic_std}
@@ -199,9 +199,9 @@ class _Sampling:
                     yield f"{field}_std", trials, None, _numpy(moment.std)
 
     def _rows_at_once(self, model: LFADS, n_channels: int) -> int:
-        """Return how many samples, of whatever trials, may be decoded together."""
+        """Return how many samples, counted over all trials, may be decoded together."""
         hps = model.hparams
-        # A bin holds the fields of SessionOutput, and a few copies of the states on the way.
+        # A bin holds the fields of SessionOutput, and a few temporary copies of the states.
         per_bin = 3 * (hps.gen_dim + hps.con_dim + hps.co_dim + hps.fac_dim)
         per_bin += 3 * n_channels + 2 * hps.ci_enc_dim + 2 * hps.ext_input_dim
         itemsize = next(model.parameters()).element_size()
@@ -229,7 +229,7 @@ class _Moments:
         self.update_mean(mean, count)
 
     def update_mean(self, mean: Tensor, count: int) -> None:
-        """Add the mean of so many samples (trials, …)."""
+        """Add the mean (trials, …) of ``count`` samples."""
         self.count += count
         self.mean = self.mean + (mean - self.mean) * (count / self.count)
 
@@ -259,7 +259,7 @@ def _repeat(
 
 
 def _mean_rates(model: LFADS, session: int, factors: Tensor, n_samples: int) -> Tensor | None:
-    """Return the mean rates over samples (trials, T, N); None where they are not exp(linear)."""
+    """Return the mean rates over samples (trials, T, N), or None if they are not exp(linear)."""
     linear = linear_weights(model.readout[session])
     if linear is None or not model.recon[session].means_are_exponential():
         return None
@@ -268,4 +268,5 @@ def _mean_rates(model: LFADS, session: int, factors: Tensor, n_samples: int) -> 
 
 
 def _numpy(values: Tensor) -> np.ndarray:
+    """Return a tensor as an array of single-precision numbers."""
     return values.float().cpu().numpy()

@@ -1,4 +1,4 @@
-"""Sizes of the model that the data impose: numbers of channels, time bins and inputs."""
+"""Sizes of the model that follow from the data: numbers of channels, time bins and inputs."""
 
 from pathlib import Path
 from typing import Any
@@ -13,17 +13,17 @@ from lfads_torch.running.targets import takes
 
 
 def infer_dimensions(config: DictConfig) -> None:
-    """Fill in the sizes that the data impose and check those that are given, in place.
+    """Fill in the sizes that follow from the data, and check those that are given, in place.
 
     These are ``model.{encod_data_dim, encod_seq_len, recon_seq_len, ext_input_dim}``, the
     features of read-ins and read-outs (as many as channels times parameters of the
     reconstruction), ``recon_dim`` and ``datamodule.dm_ic_enc_seq_len``. Data modules without a
-    ``datafile_pattern`` are left alone.
+    ``datafile_pattern`` are skipped.
 
     Raises
     ------
     UserError
-        If a given size is not that of the data.
+        If a given size contradicts the data.
     """
     model, datamodule = config.get("model"), config.get("datamodule")
     if not isinstance(model, DictConfig) or not isinstance(datamodule, DictConfig):
@@ -49,7 +49,7 @@ def infer_dimensions(config: DictConfig) -> None:
         fill_or_check(model, "model.recon_seq_len", shapes.n_recon_bins, path)
         if readins:
             _infer_readin(model, readins[i], f"model.readin.{i}", shapes, path)
-        # One reconstruction that is copied for each session has the width of each session.
+        # A reconstruction that is copied for each session gets the width of each session.
         copied = i > 0 and bool(recons) and recons[i] is recons[0]
         n_params = 1
         if recons:
@@ -89,12 +89,12 @@ def fill_or_check(
     source
         The file or key that requires it, for the error message.
     unit
-        How the value is made up of channels, for the error message.
+        How the value follows from the number of channels, for the error message.
 
     Raises
     ------
     UserError
-        If the size is given and is another one.
+        If the size is given and has another value.
     """
     name = key.rpartition(".")[2]
     if node.get(name) is None:
@@ -108,7 +108,7 @@ def fill_or_check(
 
 
 def _session_nodes(model: DictConfig, name: str, n_sessions: int) -> list[DictConfig]:
-    """Return a part's configurations, one a session; an empty list if one object makes them all."""
+    """Return the configurations of a part for each session, or an empty list if one makes all."""
     node = model.get(name)
     if isinstance(node, DictConfig) and isinstance(node.get("recon"), DictConfig):
         return [node.recon] * n_sessions
@@ -127,7 +127,7 @@ def _session_nodes(model: DictConfig, name: str, n_sessions: int) -> list[DictCo
 def _infer_readin(
     model: DictConfig, readin: DictConfig, key: str, shapes: SessionShapes, path: Path
 ) -> None:
-    """Fill in the inputs of a session's read-in, or of the encoder where there is no read-in."""
+    """Fill in the inputs of a session's read-in, or of the encoder if there is no read-in."""
     if takes(readin, "in_features"):
         fill_or_check(readin, f"{key}.in_features", shapes.n_encod_channels, path)
     elif str(readin.get("_target_")).endswith(".Identity"):
@@ -145,7 +145,7 @@ def _infer_reconstruction(
         made: Any = hydra.utils.instantiate(recon, _convert_="all")
         return int(made.n_params)
     except (HydraException, AttributeError) as error:
-        raise UserError(f"{key} is no reconstruction that can be made: {error}") from error
+        raise UserError(f"The reconstruction {key} cannot be made: {error}") from error
 
 
 def _infer_readout(
@@ -177,7 +177,7 @@ def _infer_external_inputs(model: DictConfig, shapes: SessionShapes, path: Path)
 
 
 def _match_leading_bins(model: DictConfig, datamodule: DictConfig) -> None:
-    """Hand the data module the number of bins that are for the initial condition alone."""
+    """Set the data module's number of bins that only the initial-condition encoder sees."""
     if not takes(datamodule, "dm_ic_enc_seq_len"):
         return
     t_ic = model.get("ic_enc_seq_len", 0)

@@ -1,4 +1,4 @@
-"""A run in a folder of its own: compose → prepare → make the folder → train, sample, draw."""
+"""Starts a run in a new folder: compose → prepare → make the folder → train, sample, draw."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -30,7 +30,7 @@ def start_run(
     overwrite: bool = False,
     script: str | Path | None = None,
 ) -> Path:
-    """Train one model in a folder of its own.
+    """Train one model in a new folder.
 
     The folder gets the resolved configuration (``config.yaml``), a copy of the script, checkpoints,
     logs, what the model infers (``lfads_output_sess{S}.h5``), figures (``plots/``) and a summary
@@ -53,7 +53,7 @@ def start_run(
     ExistingFileError
         If the folder exists and is not empty.
     UserError
-        If the configuration or the data are missing or not usable; then no folder is made.
+        If the configuration or the data are missing or invalid. In that case no folder is made.
     """
     config = compose(config_path, overrides, config_dir)
     make_data_path_absolute(config)
@@ -66,7 +66,7 @@ def start_run(
 def complete_run(
     config: DictConfig, run_dir: Path, run: Run, checkpoint: Path | None = None
 ) -> None:
-    """Do what a run still lacks: train, unless that is done, sample, draw and summarise.
+    """Train, unless training has ended; then sample the posteriors, draw figures and summarise.
 
     Parameters
     ----------
@@ -75,7 +75,7 @@ def complete_run(
     run_dir
         The folder of the run. If it has a summary, training has ended.
     run
-        What :func:`lfads_torch.running.training.prepare` returned.
+        The run that :func:`lfads_torch.running.training.prepare` returned.
     checkpoint
         A checkpoint to continue training from.
     """

@@ -10,7 +10,7 @@ from omegaconf import DictConfig, ListConfig
 from lfads_torch.errors import UserError
 
 HYDRA_KEYS = ("_target_", "_convert_", "_recursive_", "_partial_", "_args_")
-"""Keys of such a node that are for Hydra rather than arguments of the target."""
+"""Keys of such a node that Hydra uses itself, so that they are not arguments of the target."""
 
 
 def find_targets(node: Any, key: str = "") -> Iterator[tuple[str, DictConfig]]:
@@ -41,20 +41,20 @@ def import_target(target: str, key: str) -> Any:
 
 def parameters_of(target: Any) -> dict[str, inspect.Parameter]:
     """Return the parameters that a class or function takes, by name."""
-    # A torch module without a constructor inherits one that is declared to take anything, but
-    # raises an error for any argument.
+    # A torch module without a constructor inherits one whose signature accepts any argument, but
+    # which raises an error for any argument.
     if getattr(getattr(target, "__init__", None), "__qualname__", "") == "Module.__init__":
         return {}
     return dict(inspect.signature(target).parameters)
 
 
 def takes_any_keyword(parameters: dict[str, inspect.Parameter]) -> bool:
-    """Tell whether parameters end in ``**kwargs``."""
+    """Return whether parameters end in ``**kwargs``."""
     return any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
 
 
 def takes(node: Any, argument: str) -> bool:
-    """Tell whether the object that a node makes has a parameter of this name."""
+    """Return whether the object that a node makes has a parameter of this name."""
     if not isinstance(node, DictConfig) or "_target_" not in node:
         return False
     return argument in parameters_of(import_target(node._target_, "model"))

@@ -1,4 +1,4 @@
-"""A configuration becomes a trained model: build → train → restore the best weights → sample."""
+"""Makes a trained model from a configuration: build → train → restore best weights → sample."""
 
 import contextlib
 import functools
@@ -34,7 +34,7 @@ class Run:
     """A run in memory, and the files that it has written."""
 
     model: LFADS
-    """The model; after training with its best weights, if the configuration asks for them."""
+    """The model. After training it has its best weights, if the configuration says so."""
     datamodule: pl.LightningDataModule
     """The data."""
     trainer: pl.Trainer | None = None
@@ -42,7 +42,7 @@ class Run:
     best_checkpoint: Path | None = None
     """The checkpoint whose weights were restored after training."""
     output_files: list[Path] = field(default_factory=list)
-    """What posterior sampling wrote, one file a session."""
+    """The files that posterior sampling wrote, one for each session."""
     continuous_files: list[Path] = field(default_factory=list)
     """Outputs of chopped recordings, merged to continuous ones."""
 
@@ -67,9 +67,9 @@ def run_model(
         The primary configuration: absolute, relative to the current folder, or relative to this
         package; see :func:`lfads_torch.running.compose.find_config`.
     do_train
-        Train, continuing from the checkpoint if there is one.
+        Whether to train, starting from the checkpoint if there is one.
     do_posterior_sample
-        Sample the posteriors, with the best weights if the configuration asks for them.
+        Whether to sample the posteriors, with the best weights if the configuration says so.
 
     Returns
     -------
@@ -79,7 +79,7 @@ def run_model(
     Raises
     ------
     UserError
-        If the configuration, the data or the checkpoint are missing or not usable.
+        If the configuration, the data or the checkpoint are missing or invalid.
     """
     config = compose(config_path, overrides)
     checkpoint = None if checkpoint_dir is None else checkpoint_in_folder(checkpoint_dir)
@@ -122,7 +122,13 @@ def build(config: DictConfig) -> Run:
 
 
 def fit(config: DictConfig, run: Run, checkpoint: Path | None = None) -> None:
-    """Train as :func:`train` does; restore the best weights if the configuration asks for it."""
+    """Train with :func:`train`, and restore the best weights if the configuration says so.
+
+    Parameters
+    ----------
+    config, run, checkpoint
+        See :func:`train`.
+    """
     train(config, run, checkpoint)
     if config.posterior_sampling.use_best_ckpt:
         _restore_best(run)
@@ -143,11 +149,11 @@ def train(
         The configuration, whose trainer, callbacks and loggers are made here. Relative paths in it
         are in the current folder, see :func:`lfads_torch.running.paths.placed_in`.
     run
-        What :func:`build` returned. The model is trained in place.
+        The run that :func:`build` returned. Its model is trained in place.
     checkpoint
         A checkpoint to continue from.
     callbacks, loggers
-        Further ones, beside those of the configuration.
+        Further callbacks and loggers, in addition to those of the configuration.
     """
     loggers = [*make_loggers(config, checkpoint), *loggers]
     configured = [
@@ -170,10 +176,10 @@ def train(
 
 
 def sample(config: DictConfig, run: Run) -> None:
-    """Sample the posteriors as the configuration asks, and merge windows of recordings.
+    """Sample the posteriors with the configuration's options, and merge windows of recordings.
 
-    The random number generators are seeded first, so that a run that was interrupted draws the
-    samples that it would have drawn without the interruption.
+    The random number generators are seeded first, so that a resumed run draws the same samples as
+    an uninterrupted one.
     """
     _seed(config)
     run.model.to(_device(config))
@@ -219,7 +225,7 @@ def _seed(config: DictConfig) -> None:
 
 
 def _device(config: DictConfig) -> str:
-    """Return the device that the trainer's accelerator stands for."""
+    """Return the device that belongs to the trainer's accelerator."""
     accelerator = str(config.get("trainer", {}).get("accelerator", "auto"))
     if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
         return "cuda"
@@ -249,7 +255,7 @@ def _instantiate(node: DictConfig, key: str, **arguments: Any) -> Any:
 
 @contextlib.contextmanager
 def _causes_of_user_errors() -> Iterator[None]:
-    """Raise a UserError of a constructor as it is, without Hydra's description of the call."""
+    """Raise a constructor's UserError without the description that Hydra adds."""
     try:
         yield
     except InstantiationException as error:
@@ -274,7 +280,7 @@ def _restore_best(run: Run) -> None:
 
 
 def _ignore_irrelevant_warnings() -> None:
-    """Silence advice of Lightning that does not apply to data that are in memory."""
+    """Silence advice of Lightning that does not apply to data in memory."""
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
     warnings.filterwarnings("ignore", ".*is smaller than the logging interval.*")
     warnings.filterwarnings("ignore", ".*treespec.*is deprecated.*")

@@ -1,4 +1,4 @@
-"""The best model of a sweep, as a run folder of its own."""
+"""Writes the best model of a sweep as the folder of a run."""
 
 import csv
 import shutil
@@ -26,7 +26,7 @@ def make_best_model(
     run_dir
         The folder of the sweep.
     config
-        The configuration of the sweep, which hyperparameters are composed with.
+        The configuration of the sweep, with which hyperparameters are composed.
     options
         The options of the sweep.
     best
@@ -52,7 +52,7 @@ def make_best_model(
             "best_score": results.score(best.metrics, options),
         },
     )
-    # Training has ended according to the summary, so that this only samples, draws and scores.
+    # According to the summary training has ended, so this only samples, draws figures and scores.
     resume_run(folder)
 
 

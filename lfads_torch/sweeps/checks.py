@@ -1,4 +1,4 @@
-"""What is checked before a sweep starts, so that a mistake is reported before there is a folder."""
+"""Checks before a sweep starts, so that mistakes are reported before its folder is made."""
 
 from typing import Any
 
@@ -14,12 +14,12 @@ from lfads_torch.sweeps.space import HyperParam
 
 
 def check_sweep(config: DictConfig, options: SweepOptions) -> None:
-    """Make what searches, and the model of one trial, and read the data.
+    """Make the searcher, the scheduler and the model of one trial, and read the data.
 
     Parameters
     ----------
     config
-        The configuration of the sweep, which hyperparameters are composed with.
+        The configuration of the sweep, with which hyperparameters are composed.
     options
         Its options.
 
@@ -28,7 +28,7 @@ def check_sweep(config: DictConfig, options: SweepOptions) -> None:
     FileNotFoundError, ValueError
         If any of these cannot be made.
     """
-    # Ray takes seconds to import, and importing this module should not.
+    # Ray is imported here, because this takes seconds and this module should be fast to import.
     from lfads_torch.sweeps.ray_tune.components import make_search
 
     make_search(options)
@@ -38,7 +38,7 @@ def check_sweep(config: DictConfig, options: SweepOptions) -> None:
 
 
 def _first_values(options: SweepOptions) -> dict[str, Any]:
-    """Return values that a trial may start with, by key."""
+    """Return possible first values of the hyperparameters of a trial, by their keys."""
     from lfads_torch.sweeps.ray_tune.components import to_domain
 
     rng = np.random.default_rng(options.seed)

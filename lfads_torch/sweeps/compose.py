@@ -1,4 +1,4 @@
-"""The configuration of a sweep: composing it, and what it says about checkpoints."""
+"""Composes the configuration of a sweep, and finds its checkpoint callbacks."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,7 +12,7 @@ from lfads_torch.errors import UserError
 from lfads_torch.running.compose import compose_unresolved, format_overrides, packaged_configs
 
 FORMER_NUM_TRIALS = "num_samples"
-"""What ``sweep.num_trials`` was called before, and what Ray Tune calls it."""
+"""The former name of ``sweep.num_trials``, which is also its name in Ray Tune."""
 
 
 def compose_sweep(
@@ -22,9 +22,9 @@ def compose_sweep(
 ) -> DictConfig:
     """Compose the configuration of a sweep, whose values still refer to each other.
 
-    A configuration without ``sweep``, such as the published ones, gets the packaged one that is
-    called like its file (``pbt``), or else ``random``. ``sweep.num_samples``, as
-    ``sweep.num_trials`` was called before, is accepted in files and overrides, and renamed.
+    A configuration without ``sweep``, such as the published ones, gets the packaged sweep with the
+    name of its file (``pbt``), or otherwise ``random``. ``sweep.num_samples``, the former name of
+    ``sweep.num_trials``, is accepted in files and overrides, and renamed.
 
     Parameters
     ----------
@@ -64,24 +64,24 @@ def _saves_checkpoints(node: DictConfig) -> bool:
 def _lacks_sweep(
     config_path: str | Path, words: Sequence[str], config_dir: str | Path | None
 ) -> bool:
-    """Return whether a configuration has no ``sweep``, without what overrides say about it."""
+    """Return whether a configuration has no ``sweep`` before its overrides are applied."""
     others = [word for word in words if not word.lstrip("+~").startswith("sweep")]
     try:
         return "sweep" not in compose_unresolved(config_path, others, config_dir)
-    except UserError:  # which composing with all overrides reports
+    except UserError:  # The caller composes with all overrides and reports the error.
         return False
 
 
 def _add_former_name(word: str) -> str:
-    """Let an override set ``sweep.num_samples``, which packaged configurations do not have."""
+    """Let an override add ``sweep.num_samples``, which packaged configurations do not have."""
     return f"++{word}" if word.startswith(f"sweep.{FORMER_NUM_TRIALS}=") else word
 
 
 def _rename_num_trials(config: DictConfig) -> None:
     """Rename ``sweep.num_samples`` to ``sweep.num_trials``, in place.
 
-    Packaged sweeps set ``num_trials`` to ``num_samples`` where that is given, so that the two
-    differ only if the user has given both.
+    Packaged sweeps set ``num_trials`` to ``num_samples`` if that is given, so that the two differ
+    only if the user has given both.
     """
     sweep = config.get("sweep")
     if not isinstance(sweep, DictConfig) or FORMER_NUM_TRIALS not in sweep:

@@ -26,9 +26,9 @@ HISTORY = "history.jsonl"
 CLONED_FROM = "cloned_from"
 """Key of a trial's configuration: the trial whose checkpoint it took over last."""
 CLONED_AT = "cloned_at"
-"""Key of a trial's configuration: the epoch at which it did so."""
+"""Key of a trial's configuration: the epoch at which it took over that checkpoint."""
 PUBLISHED_SCORE = "valid/recon_smth"
-"""The metric that the published implementation compares trials by."""
+"""The metric by which the published implementation compares trials."""
 
 
 def hyperparameters(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -52,9 +52,9 @@ def history_row(
         Its configuration, with :data:`CLONED_FROM` and :data:`CLONED_AT` if it took over a
         checkpoint.
     epoch
-        How many epochs it has been trained for.
+        The number of epochs that it has been trained for.
     score
-        The metric that trials are compared by.
+        The metric by which trials are compared.
     result
         All results of the trial. Of these the row keeps the duration of the step and of its
         epochs (s) and the metrics of every epoch.
@@ -86,8 +86,8 @@ def append_history(run_dir: str | Path, row: Mapping[str, Any]) -> None:
 def read_history(run_dir: str | Path) -> list[dict[str, Any]]:
     """Return the lines of the history, sorted by trial and epoch.
 
-    Of a generation that was repeated after a failure, the repetition is returned. An incomplete
-    line, which a killed process leaves, is left out. The list is empty if there is no history.
+    If a generation was repeated after a failure, only the repetition is returned. An incomplete
+    line, which a killed process may write, is left out. The list is empty if there is no history.
     """
     path = Path(run_dir, HISTORY)
     rows = {}
@@ -178,23 +178,23 @@ def read_pbt_fitlog(pbt_dir: str | Path) -> "pd.DataFrame":
 def lineage(hps: "pd.DataFrame", trial: str | None = None) -> "pd.DataFrame":
     """Return the rows of :func:`read_pbt_hps` that led to a model, from the first epoch on.
 
-    Where the trial took over the checkpoint of another trial, the rows before are those of the
-    other trial.
+    If the trial took over the checkpoint of another trial, the earlier rows are those of the other
+    trial.
 
     Parameters
     ----------
     hps
-        What :func:`read_pbt_hps` returned.
+        The table that :func:`read_pbt_hps` returned.
     trial
-        The trial whose model it is; by default the best one.
+        The trial that has the model; by default the best one.
     """
     import pandas as pd
 
     trial = hps.attrs["best_trial"] if trial is None else trial
     parts = []
-    until = np.inf
+    last_epoch = np.inf
     while True:
-        own = hps[(hps["trial"] == trial) & (hps["epoch"] <= until)]
+        own = hps[(hps["trial"] == trial) & (hps["epoch"] <= last_epoch)]
         if not len(own):
             break
         at = own[CLONED_AT].iloc[-1]
@@ -202,12 +202,12 @@ def lineage(hps: "pd.DataFrame", trial: str | None = None) -> "pd.DataFrame":
         parts.append(own[own["epoch"] > at] if cloned else own)
         if not cloned:
             break
-        trial, until = own[CLONED_FROM].iloc[-1], at
+        trial, last_epoch = own[CLONED_FROM].iloc[-1], at
     return pd.concat(parts).sort_values("epoch", ignore_index=True)
 
 
 def _best_trial(pbt_dir: Path, hps: "pd.DataFrame") -> str:
-    """Return the trial that the sweep found to be the best, or would if it ended now."""
+    """Return the best trial according to the summary, or the best one so far if there is none."""
     known = read_summary(pbt_dir).get("best_trial")
     if known is not None:
         return str(known)
@@ -237,7 +237,8 @@ def _rows(pbt_dir: str | Path) -> list[dict[str, Any]]:
 def _published_rows(pbt_dir: Path) -> Iterator[dict[str, Any]]:
     """Yield a row for each epoch of each trial of the published implementation.
 
-    Which checkpoints were taken over is left out, since its files do not say it reliably.
+    The rows do not contain which checkpoints were taken over, since this cannot be read reliably
+    from the files.
     """
     for path in sorted(pbt_dir.glob("*/result.json")):
         rows = {}
@@ -264,11 +265,12 @@ def _published_rows(pbt_dir: Path) -> Iterator[dict[str, Any]]:
 
 
 def _flatten_result(result: Mapping[str, Any]) -> dict[str, Any]:
-    """Turn ``{"valid": {"loss": 1}}`` into ``{"valid/loss": 1}``; a ``config`` stays as it is."""
+    """Turn ``{"valid": {"loss": 1}}`` into ``{"valid/loss": 1}``; ``config`` does not change."""
     config = result.get("config", {})
     rest = flatten({key: value for key, value in result.items() if key != "config"})
     return {**{key.replace(".", "/"): value for key, value in rest.items()}, "config": config}
 
 
 def _is_number(value: Any) -> bool:
+    """Return whether a value is a number."""
     return isinstance(value, int | float) and not isinstance(value, bool)

@@ -31,16 +31,16 @@ _OPTIONAL = ("max_concurrent", "gpus_per_trial", "time_budget_hours")
 
 @dataclass(frozen=True)
 class SweepOptions:
-    """What a sweep searches and how."""
+    """The options of a sweep: what it searches, and how."""
 
     num_trials: int
     """Number of trials; if the space has a grid, for each point of the grid."""
     space: Mapping[str, Any]
     """The search space, see :mod:`lfads_torch.sweeps.space`."""
     report_every: int = 25
-    """Epochs between two reports of a trial, unless the scheduler has a generation of its own."""
+    """Epochs between two reports of a trial, unless the scheduler defines generations."""
     metric: str = "valid/recon_smth"
-    """The metric that trials are compared by."""
+    """The metric by which trials are compared."""
     mode: str = "min"
     """``"min"`` if the lowest metric is best, ``"max"`` if the highest one is."""
     scheduler: Mapping[str, Any] | None = None
@@ -50,7 +50,7 @@ class SweepOptions:
     searcher: Mapping[str, Any] | None = None
     """Class and arguments of a search algorithm; None draws trials at random."""
     seed: int = 0
-    """Seed of everything that is drawn, and of tournaments."""
+    """Seed of all random numbers of the search, including those of tournaments."""
     cpus_per_trial: float = 3
     """CPUs that a trial asks for where there is a GPU."""
     gpus_per_trial: float | None = 0.5
@@ -58,13 +58,13 @@ class SweepOptions:
     cpus_without_gpu: float = 1
     """CPUs that a trial asks for where there is no GPU."""
     max_concurrent: int | None = None
-    """Trials that run at the same time; None for as many as the machines have room for."""
+    """Number of trials that run at the same time; None for as many as the machines can run."""
     max_failures: int = 3
-    """How often a trial may fail before it is given up."""
+    """Number of failures after which a trial is not restarted any more."""
     time_budget_hours: float | None = None
     """When to end the search, or None."""
     ray_address: str | None = None
-    """``"auto"`` for the Ray cluster that this machine belongs to, None for this machine alone."""
+    """``"auto"`` for the Ray cluster that this machine belongs to, None for only this machine."""
     storage: str | None = None
     """Where checkpoints are kept: None for the folder of the sweep, or a path or URL."""
     id: str = ""
@@ -81,12 +81,12 @@ class SweepOptions:
         Parameters
         ----------
         config
-            What :func:`lfads_torch.sweeps.compose.compose_sweep` returned.
+            The configuration that :func:`lfads_torch.sweeps.compose.compose_sweep` returned.
 
         Raises
         ------
         ValueError
-            If an option is unknown, missing or of the wrong kind, or if the search would never
+            If an option is unknown, missing or has an invalid value, or if the search would never
             end.
         """
         node: Any
@@ -122,7 +122,7 @@ class SweepOptions:
         return options
 
     def _check_values(self) -> None:
-        """Raise a UserError for values of the wrong kind."""
+        """Raise a UserError for invalid values."""
         for name, least in _LEAST_INTEGERS.items():
             value = getattr(self, name)
             if value is None and name in _OPTIONAL:

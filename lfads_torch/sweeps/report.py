@@ -1,4 +1,4 @@
-"""What a sweep prints: its progress, and its result."""
+"""Prints the progress and the result of a sweep."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -32,10 +32,10 @@ def describe_progress(
     options
         The options of the sweep.
     counts
-        How many trials are in which state.
+        The number of trials in each state.
     seconds, epochs
-        How long the search has taken since its start or resumption, and how many epochs all
-        trials together have trained in that time.
+        The duration of the search since it was started or resumed, in seconds, and the number of
+        epochs that all trials together have trained in that time.
 
     Returns
     -------
@@ -83,7 +83,7 @@ def print_result(run_dir: Path, summary: Mapping[str, Any]) -> None:
     run_dir
         The folder of the sweep.
     summary
-        What its ``summary.json`` holds.
+        The content of its ``summary.json``.
     """
     print(
         f"\nSearched {summary['trials']} trials; {len(summary['failed'])} failed, "

@@ -1,4 +1,4 @@
-"""What the trials of a sweep report, what becomes of them, and which of them is best."""
+"""The results and outcomes of the trials of a sweep, and the choice of the best trial."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ LAST_CHECKPOINT = "last.ckpt"
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a trial."""
+    """The outcome of a trial."""
 
     trial: str
     """Identifier of the trial, as in the history."""
@@ -62,7 +62,7 @@ def best_outcome(outcomes: Sequence[Outcome], options: SweepOptions) -> Outcome:
 def score(metrics: Mapping[str, Any], options: SweepOptions) -> float:
     """Return the score of the model that a trial would leave, given its last results.
 
-    NaN if the metric was never reported.
+    It is NaN if the metric was never reported.
     """
     if options.use_best and BEST_SCORE in metrics:
         return float(metrics[BEST_SCORE])

@@ -1,4 +1,4 @@
-"""A sweep from beginning to end: compose → check → search → keep the best model → report.
+"""Runs a sweep from beginning to end: compose → check → search → keep the best model → report.
 
 A sweep has a folder: ``config.yaml`` (with the search space under ``sweep``), ``history.jsonl``
 (every result), ``trials/`` (Ray's files, with the checkpoints), ``best_model/`` (a folder like that
@@ -55,11 +55,11 @@ def run_sweep(
     overrides, config_path, config_dir
         See :func:`lfads_torch.running.compose.compose`. By default the configuration is the
         packaged ``pbt.yaml``. A configuration without ``sweep``, such as the published ones, gets
-        the packaged one that is called like its file (``pbt``), or else ``random``.
+        the packaged sweep with the name of its file (``pbt``), or otherwise ``random``.
     run_dir, overwrite, script
         See :func:`lfads_torch.running.run_folder.make_run_dir`.
     space
-        What to search, in place of ``sweep.space``: for each key that is overridden, a
+        The search space, in place of ``sweep.space``: for each key that is overridden, a
         :class:`~lfads_torch.sweeps.space.HyperParam` or a list to choose from.
 
     Returns
@@ -72,7 +72,7 @@ def run_sweep(
     FileExistsError
         If the folder exists and is not empty.
     FileNotFoundError, ValueError
-        If the configuration or the data are not usable; then no folder is made.
+        If the configuration or the data are missing or invalid. In that case no folder is made.
     UserError
         If every trial failed.
     KeyboardInterrupt
@@ -102,8 +102,8 @@ def resume_sweep(run_dir: str | Path, overrides: Mapping[str, Any] | Sequence[st
     run_dir
         The folder of the sweep.
     overrides
-        Changes of how the sweep runs (``sweep.ray_address=auto``). The configuration before is
-        kept as ``config.1.yaml``. Hyperparameters that have been drawn stay.
+        Changes of how the sweep runs (``sweep.ray_address=auto``). The previous configuration is
+        kept as ``config.1.yaml``. Hyperparameters that have been drawn do not change.
 
     Returns
     -------
@@ -115,7 +115,7 @@ def resume_sweep(run_dir: str | Path, overrides: Mapping[str, Any] | Sequence[st
     FileNotFoundError
         If the folder is not that of a sweep.
     ValueError
-        If the overrides are not usable, or ask for fewer epochs than trials have been trained for.
+        If the overrides are invalid, or ask for fewer epochs than trials have been trained for.
     UserError, KeyboardInterrupt
         As :func:`run_sweep`.
     """
@@ -123,8 +123,8 @@ def resume_sweep(run_dir: str | Path, overrides: Mapping[str, Any] | Sequence[st
     path = run_dir / CONFIG
     if not path.is_file() or "sweep" not in OmegaConf.load(path):
         raise MissingFileError(
-            f"{run_dir} is no folder of a sweep that could be resumed: it has no {CONFIG} with a "
-            f"sweep in it."
+            f"{run_dir} is not the folder of a sweep that could be resumed: it has no {CONFIG} "
+            f"with a sweep in it."
         )
     config = compose_sweep(path, overrides)
     options = SweepOptions.from_config(config)
@@ -146,7 +146,7 @@ def resume_sweep(run_dir: str | Path, overrides: Mapping[str, Any] | Sequence[st
 
 def _search(run_dir: Path, config: DictConfig, options: SweepOptions, resume: bool = False) -> None:
     """Search, keep the best model, and report."""
-    # Ray takes seconds to import: mistakes in the configuration are reported before.
+    # Ray takes seconds to import, so mistakes in the configuration are reported first.
     from lfads_torch.sweeps.ray_tune.runner import run_trials
 
     start = time.monotonic()
@@ -182,7 +182,7 @@ def _search(run_dir: Path, config: DictConfig, options: SweepOptions, resume: bo
 
 
 def _trial_seconds(run_dir: Path) -> dict[str, float]:
-    """Return the seconds of all trials together, and of their epochs alone."""
+    """Return the duration of all trials together, and of their epochs only, in seconds."""
     rows = read_history(run_dir)
     return {
         f"trial_{name}": round(sum(row[name] or 0 for row in rows), 1)

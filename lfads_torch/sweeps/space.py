@@ -1,4 +1,4 @@
-"""The search space of a sweep: which hyperparameters are varied, and how.
+"""The search space of a sweep, which defines how hyperparameters are varied.
 
 A space maps the key of a hyperparameter in the configuration (``model.lr_init``) to one of
 
@@ -93,7 +93,7 @@ class HyperParam:
             raise UserError(f"{given}: init is not between the limits that are enforced.")
 
     def __call__(self) -> float:
-        """Draw a first value without a seed, as Ray's own schedulers ask for it."""
+        """Draw a first value without a seed, for Ray's schedulers, which call the object."""
         return self.sample(np.random.default_rng())
 
     def sample(self, rng: np.random.Generator) -> float:
@@ -145,14 +145,14 @@ def read_space(node: Any) -> dict[str, Any]:
     Parameters
     ----------
     node
-        A mapping whose entries are mappings of their own: ``key`` (the key that is overridden; by
-        default the name of the entry) and either the arguments of :class:`HyperParam`, a
-        ``choice``, a ``grid``, or a ``_target_`` with its arguments.
+        A mapping of mappings. Each entry has a ``key`` (the key that is overridden; by default the
+        name of the entry) and either the arguments of :class:`HyperParam`, a ``choice``, a
+        ``grid``, or a ``_target_`` with its arguments.
 
     Returns
     -------
     dict
-        The space as the docstring of this module describes it.
+        The space, in the form that the docstring of this module describes.
 
     Raises
     ------
@@ -175,7 +175,7 @@ def read_space(node: Any) -> dict[str, Any]:
 
 
 def _read_entry(name: str, arguments: dict[str, Any]) -> Any:
-    """Return one entry of a space, given what the configuration says without its ``key``."""
+    """Return one entry of a space, given its arguments in the configuration without ``key``."""
     if "_target_" in arguments:
         return arguments
     if not {"choice", "grid"} & set(arguments):

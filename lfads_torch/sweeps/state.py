@@ -1,8 +1,8 @@
-"""Ray's saved state of a search: a backup of it, and its repair.
+"""Backs up Ray's saved state of a search, and repairs it.
 
 Ray Tune writes the state of a search to ``experiment_state-{time}.json`` in the folder of the
 search, and the state of its search algorithm beside it. A process that is killed while it writes
-leaves a file that cannot be read. So a copy of the last readable state is kept.
+leaves a file that cannot be read. Therefore a copy of the last readable state is kept.
 """
 
 import json
@@ -55,11 +55,12 @@ def repair_state(folder: Path) -> None:
 
 
 def _newest_state(folder: Path) -> Path | None:
-    """Return the file that Ray would read: each resumption begins a new one."""
+    """Return the newest file, which Ray would read. Each resumption begins a new file."""
     return max(folder.glob("experiment_state-*.json"), default=None)
 
 
 def _is_json(path: Path) -> bool:
+    """Return whether a file can be read as JSON."""
     try:
         json.loads(path.read_bytes())
     except ValueError:

@@ -1,8 +1,9 @@
 """The rules of population-based training.
 
-They say when trials report, which trial follows which, how hyperparameters are perturbed, and when
-a search has converged. These are the rules of AutoLFADS (Keshtkaran et al. 2022, Nature Methods
-19:1572). All functions are pure: their only randomness is that of the generator they are given.
+They define when trials report, which trial takes over the model of which, how hyperparameters are
+perturbed, and when a search has converged. These are the rules of AutoLFADS (Keshtkaran et al.
+2022, Nature Methods 19:1572). All functions are pure, except that they draw from the random number
+generators that they receive.
 :class:`~lfads_torch.sweeps.ray_tune.scheduler.BinaryTournamentPBT` applies them to Ray's trials.
 """
 
@@ -20,8 +21,17 @@ T = TypeVar("T")
 def next_boundary(epoch: int, first: int, every: int) -> int:
     """Return the first of the epochs ``first ± k · every`` that comes after an epoch.
 
-    Trials report at these epochs, k being an integer: so there is a checkpoint before the end of a
-    long burn-in period.
+    Here k is any integer. Trials report at these epochs, so that there are checkpoints before the
+    end of a long burn-in period, too.
+
+    Parameters
+    ----------
+    epoch
+        The number of epochs that a trial has been trained for.
+    first
+        The epoch of the first tournament.
+    every
+        The number of epochs in a generation.
     """
     return epoch + every - (epoch - first) % every
 
@@ -36,8 +46,8 @@ def choose_winners(scores: Mapping[str, float], rng: np.random.Generator) -> dic
     """Hold a binary tournament.
 
     Players are paired at random, and the loser of each pair follows its winner. A player whose
-    score is minus infinity follows a random one that is beaten by nobody, whether it was paired
-    or not, and so does one that was beaten by such a player.
+    score is minus infinity follows a random player that was not beaten, whether that was paired or
+    not. The same holds for a player that was beaten by a player with a score of minus infinity.
 
     Parameters
     ----------
@@ -50,7 +60,7 @@ def choose_winners(scores: Mapping[str, float], rng: np.random.Generator) -> dic
     Returns
     -------
     dict
-        For every player that loses, the player that it follows.
+        The player that each loser follows, by the name of the loser.
     """
     winners: dict[str, str] = {}
     for pair in pair_off(list(scores), rng):
@@ -67,7 +77,7 @@ def choose_winners(scores: Mapping[str, float], rng: np.random.Generator) -> dic
 def explore(
     config: Mapping[str, Any], space: Mapping[str, HyperParam], rng: np.random.Generator
 ) -> dict[str, Any]:
-    """Return a configuration whose hyperparameters are perturbed, and whose other values are not.
+    """Return a configuration with perturbed hyperparameters; other values do not change.
 
     See :meth:`HyperParam.explore <lfads_torch.sweeps.space.HyperParam.explore>`.
     """
@@ -83,7 +93,7 @@ def has_converged(
 ) -> bool:
     """Return whether a loss has stopped improving over the last generations.
 
-    It has if (oldest best - lowest best) / mean(abs(best)), over the last ``patience``
+    This is the case if (oldest best - lowest best) / mean(abs(best)), over the last ``patience``
     generations, is at most ``min_improvement_ratio``.
 
     Parameters
@@ -93,7 +103,7 @@ def has_converged(
     patience
         How many generations are compared.
     min_improvement_ratio
-        The largest relative improvement that counts as none.
+        The largest relative improvement that does not count as an improvement.
     """
     last = np.asarray(best[-patience:], dtype=float)
     if len(last) < patience or not np.isfinite(last).all():

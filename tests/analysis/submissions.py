@@ -1,4 +1,4 @@
-"""The output of runs, of which submissions to the Neural Latents Benchmark are made."""
+"""Makes outputs of runs, from which submissions to the Neural Latents Benchmark are made."""
 
 from lfads_torch.datamodules import BasicDataModule
 from lfads_torch.running.sampling import run_posterior_sampling

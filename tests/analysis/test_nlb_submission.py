@@ -219,7 +219,7 @@ def test_rates_that_cannot_be_submitted(tmp_path, validation):
     with h5py.File(validation / "lfads_output_sess0.h5", "a") as file:
         file["valid_output_params"][0, 0, 0] = -1
     with pytest.raises(
-        ValueError, match=r"valid_output_params in .* hold values that are no rates"
+        ValueError, match=r"valid_output_params in .* hold values that cannot be rates"
     ):
         make_nlb_submission(validation)
     assert not list(validation.glob("nlb_submission*"))

@@ -1,4 +1,4 @@
-"""The benchmarks that documents quote: what they measure, on data with a known answer."""
+"""The benchmark of continuous recordings measures correctly on data with a known answer."""
 
 import numpy as np
 import pytest
@@ -38,13 +38,13 @@ def test_decoders_find_lag_and_width(recording, monkeypatch):
     assert spikes.choice["lag"] == 4
     assert spikes.choice["width"] in (2.0, 4.0)
     assert 0.3 < spikes.r2 < 0.95
-    # All lags at once contain the one.
+    # A decoder of all lags at once includes the right lag.
     assert continuous.decode("merged LFADS rates, 11 lags at once", recording).r2 > 0.999
     assert continuous.decode("smoothed spikes, 11 lags at once", recording).r2 > 0.3
 
 
-def test_force_that_has_nothing_to_do_with_spikes(recording, monkeypatch):
-    """Nothing of the validation blocks' force leaks into the decoder."""
+def test_force_that_is_independent_of_spikes(recording, monkeypatch):
+    """The decoder does not learn from the force in the validation blocks."""
     monkeypatch.setattr(continuous, "WIDTHS", (1.0, 4.0))
     force = np.random.default_rng(1).normal(size=(1200, 2))
     unrelated = continuous.Recording(
@@ -69,7 +69,7 @@ def test_the_whole_benchmark(recording, tmp_path, monkeypatch, capsys):
     assert table in out
     assert [line.count("|") for line in table.split("\n\n")[0].splitlines()] == [5] * 6
     assert (tmp_path / "out" / "continuous.png").stat().st_size > 10_000
-    # What there is, is used; other options are refused.
+    # Existing runs are used; other options are refused.
     trained = (tmp_path / "out" / "seed0" / "summary.json").stat().st_mtime_ns
     continuous.main()
     assert (tmp_path / "out" / "seed0" / "summary.json").stat().st_mtime_ns == trained
@@ -79,7 +79,7 @@ def test_the_whole_benchmark(recording, tmp_path, monkeypatch, capsys):
 
 
 def test_seams_of_windows_that_differ(tmp_path, recording):
-    """Windows with offsets of their own jump where they are laid end to end, and fade if merged."""
+    """Rates of windows with different offsets jump if laid end to end, and fade if merged."""
     arrays, chop = chop_recording(recording.counts, 40, 10)
     rng = np.random.default_rng(0)
     for split, starts in chop.starts.items():

@@ -1,4 +1,4 @@
-"""The benchmark of sweeps: its test trials, its scores, and that both searches start alike."""
+"""The benchmark of sweeps has correct test trials and scores, and both searches start equally."""
 
 import json
 
@@ -101,5 +101,5 @@ def test_the_whole_benchmark(tmp_path, monkeypatch, capsys):
         assert sum(len(row["history"]) for row in history) == 3 * 4
     assert "| 5 | " in capsys.readouterr().out
     table = (tmp_path / "tables.md").read_text()
-    pbt_lorenz.main()  # again: nothing is trained
+    pbt_lorenz.main()  # The second call trains nothing.
     assert (tmp_path / "tables.md").read_text() == table

@@ -1,4 +1,4 @@
-"""What benchmarks/step.py calls the floor is all of the step's dense arithmetic, and no more."""
+"""The floor in benchmarks/step.py consists of exactly the dense products of a training step."""
 
 import importlib.util
 from pathlib import Path
@@ -21,8 +21,8 @@ def step():
     return module
 
 
-# Options, and the operations of 3 trials that the step does in vain: factors that nobody reads, and
-# gradients of the external inputs.
+# Options, and the number of superfluous operations of the step for 3 trials: factors that are not
+# used, and gradients of the external inputs.
 OPTIONS = {
     "controller": ({}, 0),
     "no controller": ({"co_dim": 0}, 2 * 3 * 9 * 3),
@@ -31,8 +31,8 @@ OPTIONS = {
 }
 
 
-@pytest.mark.parametrize(("options", "in_vain"), OPTIONS.values(), ids=OPTIONS)
-def test_floor_counts_the_operations_of_a_step(step, options, in_vain):
+@pytest.mark.parametrize(("options", "superfluous"), OPTIONS.values(), ids=OPTIONS)
+def test_floor_counts_the_operations_of_a_step(step, options, superfluous):
     model, n_trials = tiny_model(**options), 3
     n_bins = 8 - model.hparams.ic_enc_seq_len
     counts = torch.poisson(torch.ones(n_trials, 10, 5))
@@ -41,7 +41,7 @@ def test_floor_counts_the_operations_of_a_step(step, options, in_vain):
     train = step.training_step(model, batch)
     with FlopCounterMode(display=False) as counted:
         train()
-    assert counted.get_total_flops() - in_vain == step.floor_flops(model, n_trials)
+    assert counted.get_total_flops() - superfluous == step.floor_flops(model, n_trials)
     with FlopCounterMode(display=False) as counted:
         step.floor(model, n_trials)()
     assert counted.get_total_flops() == step.floor_flops(model, n_trials)

@@ -1,4 +1,4 @@
-"""The commands chop and merge: from a recording to its rates."""
+"""The commands chop and merge lead from a recording to its rates."""
 
 import json
 import runpy
@@ -97,7 +97,7 @@ def test_users_errors_are_one_line(tmp_path, command):
 
 
 def test_infer_without_windows_merges_nothing(tmp_path):
-    """Trials that scripts/chop.py did not cut are left as they are."""
+    """Nothing is merged for trials that scripts/chop.py did not cut."""
     model = tiny_model(recon_seq_len=8)
     save_model(model, tmp_path / "run" / "lightning_checkpoints" / "last.ckpt")
     (tmp_path / "run" / "config.yaml").write_text(

@@ -18,7 +18,7 @@ from lfads_torch.errors import MissingFileError, UserError
         (KeyboardInterrupt("Stopped after epoch 3."), 130, "\nStopped after epoch 3.\n"),
     ],
 )
-def test_what_is_reported(capsys, error, status, line):
+def test_users_errors_are_printed_in_one_line(capsys, error, status, line):
     with reporting_user_errors() as outcome:
         raise error
     assert outcome.status == status
@@ -33,7 +33,7 @@ def test_success(capsys):
 
 
 @pytest.mark.parametrize("error", [ValueError("x"), OSError("x"), ImportError("x"), SystemExit(2)])
-def test_what_keeps_its_traceback(capsys, error):
+def test_other_exceptions_keep_their_traceback(capsys, error):
     with pytest.raises(type(error)), reporting_user_errors():
         raise error
     assert capsys.readouterr() == ("", "")

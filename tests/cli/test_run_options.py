@@ -1,4 +1,4 @@
-"""The command lines of scripts: which words go where, and how errors are reported."""
+"""The command lines of scripts are divided into options and overrides, and errors are reported."""
 
 import pytest
 
@@ -10,13 +10,13 @@ def parse(*words):
     return parse_run("What it does.", "single.yaml", None, False, words)
 
 
-def test_run_dir_is_no_override():
+def test_run_dir_is_not_an_override():
     assert split_run_dir(["a=1", "run_dir=x", "b=2", "run_dir=y=z"]) == (["a=1", "b=2"], "y=z")
     assert split_run_dir(["a=1"], "own") == (["a=1"], "own")
     assert split_run_dir([]) == ([], None)
 
 
-def test_words_come_after_what_the_script_says():
+def test_the_command_line_takes_precedence_over_the_script():
     calls = []
     status = start_or_resume(
         parse("model.gen_dim=3", "--config-dir", "mine", "run_dir=there", "--overwrite"),
@@ -36,7 +36,7 @@ def test_words_come_after_what_the_script_says():
     ]  # fmt: skip
 
 
-def test_what_the_script_says_is_not_applied_to_what_is_resumed():
+def test_settings_of_the_script_do_not_apply_to_a_resumed_run():
     calls = []
     args = parse("--resume", "there", "trainer.max_epochs=9")
     assert start_or_resume(args, None, lambda *a: calls.append(a), {"model": "x"}, "here") == 0

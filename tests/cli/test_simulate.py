@@ -1,4 +1,4 @@
-"""The command writes the data of its generators, and replaces no file unasked."""
+"""The command writes the data of its generators, and replaces files only on request."""
 
 import inspect
 import os
@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def run(*arguments, cwd=ROOT, **environment):
-    """Run Python in a fresh process that finds this checkout from any folder."""
+    """Run Python in a new process that finds this checkout from any folder."""
     paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     return subprocess.run(
         [sys.executable, *arguments],

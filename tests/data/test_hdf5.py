@@ -1,4 +1,4 @@
-"""Arrays are written to HDF5 files whole or not at all, and read errors name the file."""
+"""Arrays are written to HDF5 files completely or not at all, and read errors name the file."""
 
 import os
 
@@ -33,7 +33,7 @@ def test_existing_file_is_replaced_only_on_request(tmp_path):
     assert digest(path) != before
 
 
-def test_failed_write_leaves_what_was_there(tmp_path):
+def test_a_failed_write_does_not_change_the_existing_file(tmp_path):
     path = write_h5(tmp_path / "data.h5", {"a": np.arange(3)})
     before = digest(path)
     with pytest.raises(TypeError):

@@ -65,9 +65,9 @@ def test_files_that_are_refused(sources, tmp_path):
             read_recording(tmp_path / name, "rates")
     with pytest.raises(ValueError, match=r"data/rates.* data holds \['spikes', 'trials'\]"):
         read_recording(tmp_path / "a.mat", "data.rates")
-    with pytest.raises(ValueError, match=r"data in .* is no array"):
+    with pytest.raises(ValueError, match=r"data in .* is not an array"):
         read_recording(tmp_path / "a.mat", "data")
-    with pytest.raises(ValueError, match=r"deep in .* is no array, but Group"):
+    with pytest.raises(ValueError, match=r"deep in .* is not an array, but Group"):
         read_recording(tmp_path / "a.h5", "deep")
     with pytest.raises(ValueError, match="deep/spikes holds numbers"):
         read_recording(tmp_path / "a.h5", "deep.spikes.more")

@@ -52,7 +52,7 @@ def test_hint_for_synthetic_data_is_a_command_that_works(tmp_path, name):
 
 
 def test_hint_for_synthetic_sessions(tmp_path):
-    """They are a folder."""
+    """The synthetic sessions are in a folder."""
     with pytest.raises(FileNotFoundError, match="Generate it: python -m ") as error:
         set_up(tmp_path / "multisession" / "sess*.h5")
     command = shlex.split(str(error.value).partition("Generate it: ")[2])
@@ -69,7 +69,7 @@ def test_a_pattern_without_files(tmp_path, monkeypatch, make):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"'nothing/\*\.h5'") as error:
         make("nothing/*.h5")
-    assert str(tmp_path) in str(error.value)  # The folder in which it was looked for.
+    assert str(tmp_path) in str(error.value)  # The folder that was searched.
 
 
 def test_a_path_with_brackets(tmp_path):

@@ -1,4 +1,4 @@
-"""Trials are divided at random into training and validation trials, and none gets lost."""
+"""Trials are divided at random into training and validation trials, and no trial is lost."""
 
 import numpy as np
 import pytest
@@ -24,8 +24,8 @@ def test_reshuffling(n_train, n_valid, ratio, seed):
     n = n_train + n_valid
     n_new = n_train if ratio is None else round(ratio * n)
     arrays = tiny_arrays(n_train, n_valid, n_bins=2, n_channels=2)
-    # No pair, or no pair of trials.
-    others = {"train_lonely": np.arange(n_train), "train_table": np.ones(99)}
+    # These arrays have no counterpart in the other split, or no entry for each trial.
+    others = {"train_unpaired": np.arange(n_train), "train_table": np.ones(99)}
     others |= {"valid_table": np.ones(99), "readin_weight": np.ones((2, 2))}
     before = {**arrays, **others}
     if not 0 < n_new < n:

@@ -1,4 +1,4 @@
-"""Sizes of small synthetic data sets, and what is compared of them."""
+"""Sizes of small synthetic data sets, and functions that compare such data sets."""
 
 import hashlib
 from pathlib import Path
@@ -28,7 +28,7 @@ def digest(path):
 
 
 def check_layout(arrays, n_conditions, n_trials, n_valid, n_bins, n_neurons, n_latents):
-    """Check names, shapes, dtypes and that each condition is split alike."""
+    """Check names, shapes, dtypes and that each condition is split in the same way."""
     for split, n_each in (("train", n_trials - n_valid), ("valid", n_valid)):
         n = n_conditions * n_each
         for key, shape, dtype in [
@@ -48,7 +48,7 @@ def check_layout(arrays, n_conditions, n_trials, n_valid, n_bins, n_neurons, n_l
     inds = np.concatenate([arrays["train_inds"], arrays["valid_inds"]])
     assert np.array_equal(np.sort(inds), np.arange(n_conditions * n_trials))
     assert arrays["conversion_factor"].shape == ()
-    # The trials of a condition share the rates and nothing else.
+    # The trials of a condition share only the rates.
     for key in ("truth", "latents"):
         by_condition = both(arrays, key).reshape(n_conditions, n_trials, n_bins, -1)
         assert (by_condition == by_condition[:, :1]).all()

@@ -1,4 +1,4 @@
-"""The chaotic network follows its equation, and pulses act from their own bin on."""
+"""The chaotic network follows its equation, and a pulse acts from its own bin on."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The Lorenz data have the dynamics and the rates that they claim."""
+"""The Lorenz data have the documented dynamics and rates."""
 
 import numpy as np
 import pytest
@@ -29,7 +29,7 @@ def test_lorenz_rates_are_realistic(benchmark):
     assert 5 <= mean.min() < 7
     assert 12 < mean.max() <= 15
     assert 60 < truth.max() <= 80
-    # Either the log rate varies as asked for, or the highest rate is the limit.
+    # Either the log rate varies by the requested amount, or the highest rate is the limit.
     deviation = np.log(truth).std(axis=(0, 1))
     limited = deviation < 0.95
     assert (truth.max(axis=(0, 1))[limited] > 74).all()
@@ -78,4 +78,4 @@ def test_conditions_start_all_over_the_attractor(benchmark):
     correlation = np.corrcoef(flat[:, 0], flat[:, 1])[0, 1]
     assert correlation == pytest.approx(ATTRACTOR_XY_CORRELATION, abs=0.03)
     changes = (np.diff(np.sign(latents[..., 0]), axis=1) != 0).sum(axis=1)
-    assert 0.5 < changes.mean() < 2  # Changes of the lobe in a trial.
+    assert 0.5 < changes.mean() < 2  # Mean number of changes between the two lobes in a trial.

@@ -1,4 +1,4 @@
-"""Several sessions share one network, its conditions and its latents, and nothing else."""
+"""Several sessions share only the network, its conditions and its latents."""
 
 import os
 
@@ -28,7 +28,7 @@ def test_sessions_share_the_network_and_no_neuron(sessions):
     assert np.array_equal(np.sort(units), np.arange(200))
     assert all((np.diff(arrays["unit_idx"]) > 0).all() for arrays in sessions)
     assert len({arrays["unit_idx"].max() for arrays in sessions}) > 1  # Units are mixed.
-    # Together they have the rates of one network that is recorded completely.
+    # Together the sessions have the rates of all units of one network.
     whole = chaotic_rnn(
         n_conditions=40, n_trials=5, n_bins=50, n_neurons=200, bin_width=0.02, gain=1.5, tau=0.05
     )
@@ -42,7 +42,7 @@ def test_sessions_share_the_latents_of_a_condition(sessions):
     assert all(np.array_equal(latents[0], other) for other in latents[1:])
 
 
-def test_sessions_have_trials_of_their_own():
+def test_sessions_have_different_trials():
     """The same rates, but other spikes and other validation trials."""
     arrays = multisession_chaotic_rnn(n_sessions=2, n_conditions=30, n_neurons=10)
     surplus = [both(a, "recon_data") - both(a, "truth") / 50 for a in arrays]
@@ -51,7 +51,7 @@ def test_sessions_have_trials_of_their_own():
     assert not np.array_equal(arrays[0]["valid_inds"], arrays[1]["valid_inds"])
 
 
-def test_more_trials_or_latents_leave_the_network_of_a_seed():
+def test_the_network_of_a_seed_does_not_depend_on_the_numbers_of_trials_and_latents():
     few = multisession_chaotic_rnn(**SESSIONS)
     many = multisession_chaotic_rnn(**{**SESSIONS, "n_trials": 8, "n_latents": 7})
     for first, second in zip(few, many, strict=True):

@@ -53,7 +53,7 @@ def test_each_condition_has_its_own_validation_trials(benchmark):
 @pytest.mark.parametrize(
     ("n_trials", "ratio", "n_valid"), [(2, 0.2, 1), (10, 0.2, 2), (5, 0.9, 4), (4, 0.5, 2)]
 )
-def test_split_leaves_trials_on_both_sides(n_trials, ratio, n_valid):
+def test_both_splits_have_trials(n_trials, ratio, n_valid):
     arrays = lorenz(**{**SMALL, "n_trials": n_trials}, valid_ratio=ratio)
     check_layout(arrays, 4, n_trials, n_valid, 12, 6, 3)
 
@@ -69,7 +69,7 @@ def test_encoder_lacks_the_last_channels_and_bins(generator):
     assert same(part, whole)
 
 
-def test_more_trials_leave_the_dynamics_of_a_seed():
+def test_the_dynamics_of_a_seed_do_not_depend_on_the_number_of_trials():
     few, many = lorenz(**SMALL), lorenz(**{**SMALL, "n_trials": 8})
     assert np.array_equal(both(few, "truth")[::5], both(many, "truth")[::8])
 
@@ -133,8 +133,8 @@ def test_the_shipped_file_is_unchanged():
     assert checksum == "10502a44c14723924146d8e88c4270da1ad51f8ed5f574e062a8fde5c7561fc7"
 
 
-def test_the_shipped_file_is_of_the_generator_that_it_names():
-    """Its random draws are different, but its arrays have the same names, types and sizes."""
+def test_the_shipped_file_has_the_layout_of_the_generator_that_it_names():
+    """Its random numbers are different, but its arrays have the same names, types and sizes."""
     with h5py.File(SHIPPED) as file:
         arguments = dict(file.attrs)
         shipped = {key: np.asarray(file[key][()]) for key in file}

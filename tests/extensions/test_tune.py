@@ -42,7 +42,7 @@ def test_import_imports_neither_ray_nor_pandas():
     assert done.stdout == "set()\n", done.stdout + done.stderr
 
 
-def test_says_what_to_install_where_there_is_no_ray(monkeypatch):
+def test_without_ray_the_error_names_the_package_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     for name in [name for name in sys.modules if name.startswith("lfads_torch.sweeps.ray_tune")]:
         monkeypatch.delitem(sys.modules, name)

@@ -19,16 +19,15 @@ DATA = Path(__file__).resolve().parent / "data"
 TEXTS = (".yaml", ".json", ".jsonl")
 
 FLOAT32 = {"rtol": 1e-5, "atol": 1e-6}
-"""How closely two processors agree in weights, and in what a model makes of given inputs."""
+"""Tolerance within which two processors agree in weights, and in outputs for given inputs."""
 TRAINED = {"rtol": 1e-4, "atol": 1e-5}
-"""How closely they agree in scores and samples after training, which amplify the last digits."""
+"""Tolerance for scores and samples after training, which amplifies differences."""
 
 
 def copy_of(*names, to):
-    """Copy files and folders, so that those of the repository stay as they are.
+    """Copy files and folders, so that those of the repository do not change.
 
-    The word FOLDER in configurations, which stands for the folder that everything was in, becomes
-    ``to``.
+    The word FOLDER in configurations, which stands for the original folder, is replaced by ``to``.
     """
     for name in names:
         source, target = DATA / name, to / name
@@ -44,7 +43,7 @@ def copy_of(*names, to):
 
 
 def script(name, *words, cwd, status=0):
-    """Run a script of this checkout in a folder, as a process of its own; return its output."""
+    """Run a script of this checkout in a folder, as a new process; return its output."""
     done = subprocess.run(
         [sys.executable, str(ROOT / "scripts" / f"{name}.py"), *map(str, words)], cwd=cwd,
         env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE,

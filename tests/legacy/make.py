@@ -2,10 +2,10 @@
 
     python tests/legacy/make.py CHECKOUT
 
-runs the scripts of CHECKOUT, a checkout of the version whose files are wanted, with the
-interpreter (and so the packages) that runs this script, and writes to the folder data beside it.
-Paths of the machine are replaced by the word FOLDER in configurations. Trained weights depend on
-the processor in their last digits, so that a second call writes other files than the first.
+runs the scripts of CHECKOUT, a checkout of the version that makes the files, with the interpreter
+(and therefore the packages) that runs this script, and writes to the folder data beside it. Paths
+of the machine are replaced by the word FOLDER in configurations. The last digits of trained weights
+depend on the processor, so that a second call may write other files than the first.
 """
 
 import argparse
@@ -111,7 +111,7 @@ def write_data(folder):
     folder.mkdir()
     one = trials(0)
     write(folder / "one.h5", one)
-    # Trials of that session which no model has seen, encoded data alone.
+    # Trials of that session that no model has seen; the file holds only encoded data.
     write(folder / "new_trials.h5", {"test_encod_data": trials(7)["valid_encod_data"]})
     rng = np.random.default_rng(1)
     inputs = {
@@ -167,7 +167,7 @@ class Version:
         self.run(["-c", EXPECT_WEIGHTS, checkpoint, path])
 
     def expect_outputs(self, checkpoint, pattern, path, t_ic=0, trusted=""):
-        """Write what a model makes of the validation trials."""
+        """Write the output of a model for the validation trials."""
         self.run(["-c", EXPECT_OUTPUTS, checkpoint, pattern, t_ic, trusted, path])
 
 
@@ -196,7 +196,8 @@ def make(version, folder):
     schedule = ["trainer.max_epochs=7", "model.lr_scheduler=true", "model.lr_patience=1"]
     words = single("interrupted", "data/one.h5", *schedule)
     version.killed(KILL_IN_EPOCH_4, "run_single", *words)
-    # They are kept as they are now, and go on where they began: their checkpoints hold their paths.
+    # Copies of the present state are kept. The runs continue in place, since their checkpoints hold
+    # their paths.
     before = folder / "before"
     for name, expected, more in [("interrupted", "resumed", []),
                                  ("finished", "continued", ["trainer.max_epochs=6"])]:  # fmt: skip
@@ -207,7 +208,7 @@ def make(version, folder):
                    "60", "--output", "data/windows.h5")  # fmt: skip
     version.script("run_single", *single("chopped", "data/windows.h5", "trainer.max_epochs=2"))
 
-    # Models of which checkpoint and outputs are kept.
+    # Models, whose checkpoints and outputs are kept.
     models = {
         "no_controller": ("data/one.h5", NO_CONTROLLER, "generic", 0, ""),
         "ic_segment": ("data/inputs.h5", ["model.ic_enc_seq_len=3", "model.ext_input_dim=2"],
@@ -254,7 +255,7 @@ def make(version, folder):
 
 
 def compress(path):
-    """Write the arrays of an HDF5 file again, compressed."""
+    """Compress the arrays of an HDF5 file."""
     partial = path.with_suffix(".tmp")
     with h5py.File(path) as file, h5py.File(partial, "w", libver="latest") as small:
         small.attrs.update(file.attrs)
@@ -291,7 +292,7 @@ def main():
             compress(path)
         for pattern in ("*.yaml", "*.json", "*.jsonl"):
             for path in target.rglob(pattern):
-                if "trials" not in path.parts:  # whose files are pickled in part
+                if "trials" not in path.parts:  # Files of the search are pickled in part.
                     without_paths(path, folder)
     for path in sorted(path for path in target.rglob("*") if path.is_file()):
         print(f"{path.stat().st_size:8}  {path.relative_to(target)}")

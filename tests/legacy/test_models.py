@@ -1,4 +1,4 @@
-"""Checkpoints of the version before give models that compute the same."""
+"""Models from checkpoints of an older version compute the same as in that version."""
 
 import sys
 
@@ -18,7 +18,7 @@ FILES = {
 
 
 def check_outputs(model, name, pattern, t_ic):
-    """Compare what a model makes of the validation trials with what it made before."""
+    """Compare the output of a model for the validation trials with that of the older version."""
     model.eval()
     datamodule = BasicDataModule(str(DATA / "data" / pattern), batch_size=4, dm_ic_enc_seq_len=t_ic)
     datamodule.setup()
@@ -50,7 +50,7 @@ def test_a_checkpoint_gives_the_same_model(name):
     check_outputs(model, name, *FILES[name])
 
 
-def test_parts_of_a_users_own_are_rebuilt_where_they_are_trusted(monkeypatch):
+def test_users_parts_are_rebuilt_if_they_are_trusted(monkeypatch):
     monkeypatch.syspath_prepend(str(DATA / "data" / "own_parts"))
     monkeypatch.delitem(sys.modules, "my_parts", raising=False)
     model = LFADS.load_from_checkpoint(DATA / "models" / "own_parts.ckpt", trusted=["my_parts"])
@@ -68,14 +68,14 @@ def test_parts_of_a_users_own_are_rebuilt_where_they_are_trusted(monkeypatch):
     monkeypatch.delitem(sys.modules, "my_parts")
 
 
-def test_parts_of_a_users_own_are_not_rebuilt_otherwise():
+def test_users_parts_are_not_rebuilt_otherwise():
     with pytest.raises(ValueError, match=r"my_parts.*trusted=\['my_parts'\]"):
         LFADS.load_from_checkpoint(DATA / "models" / "own_parts.ckpt")
 
 
 @pytest.mark.filterwarnings("ignore:.*trains without regularisation")
 def test_a_session_is_added_to_a_model(tmp_path):
-    """The run of the trained model is put together from what is kept of it."""
+    """The folder of the trained model's run is assembled from the files that were kept."""
     copy_of("models/two_sessions.ckpt", "runs/chopped/config.yaml", "data", to=tmp_path)
     words = ["--data", "data/new_session.h5", "run_dir=added", "trainer.max_epochs=1"]
     checkpoint = ["--checkpoint", "models/two_sessions.ckpt"]

@@ -1,4 +1,4 @@
-"""Runs of the version before are continued, sampled, inferred from and merged as by itself."""
+"""Runs of an older version are continued, sampled, used and merged with the same results."""
 
 import json
 import shutil
@@ -37,7 +37,7 @@ def assert_complete(run_dir, epochs):
 
 
 def test_an_interrupted_run_is_resumed_to_the_same_numbers(tmp_path):
-    """The optimiser, the learning-rate schedule, the random draws and the log go on."""
+    """The optimiser, the learning-rate schedule, the random numbers and the log continue."""
     copy_of("runs/interrupted", "data/one.h5", to=tmp_path)
     run_dir = tmp_path / "runs" / "interrupted"
     script("run_single", "--resume", run_dir, cwd=tmp_path)

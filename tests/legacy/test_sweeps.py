@@ -43,7 +43,7 @@ def test_the_best_model_infers_as_before(name, tmp_path):
         assert_same_arrays(tmp_path / "new_sess0.h5", expected, **FLOAT32)
 
 
-def test_a_sweep_that_has_ended_is_left_alone(tmp_path):
+def test_a_sweep_that_has_ended_does_not_change(tmp_path):
     copy_of("runs/pbt", "data/one.h5", to=tmp_path)
     files = sorted((tmp_path / "runs").rglob("*"))
     said = script_here("run_pbt", "--resume", "runs/pbt", cwd=tmp_path)

@@ -1,4 +1,4 @@
-"""Cells, encoder and decoder in plain NumPy, one trial after the other and bin by bin."""
+"""Cells, encoder and decoder in plain NumPy, one trial after the other and one bin at a time."""
 
 import numpy as np
 import torch
@@ -9,7 +9,7 @@ def sigmoid(x):
 
 
 def arrays(module, prefix=""):
-    """The state of a module (below a prefix) as arrays."""
+    """Return the state of a module, or of its part with a prefix, as arrays."""
     state = module.state_dict().items()
     return {k.removeprefix(prefix): v.numpy().copy() for k, v in state if k.startswith(prefix)}
 
@@ -19,7 +19,7 @@ def below(params, prefix):
 
 
 def randomize_(module, seed=0, scale=0.7):
-    """Draw every parameter, also those that start at zero, and go to double precision."""
+    """Draw every parameter, including those that start at zero, in double precision."""
     generator = torch.Generator().manual_seed(seed)
     module.double()
     with torch.no_grad():
@@ -46,7 +46,7 @@ def encode_trial(params, data, *, t_rec, t_ic, lag, var_min, clip, use_con):
     t_enc = len(data)
 
     def states(name, bins):
-        """By direction, the state after each bin."""
+        """Return the state after each bin, by direction."""
         by_direction = []
         for i, (direction, order) in enumerate([("fwd", bins), ("bwd", bins[::-1])]):
             cell = below(params, f"{name}.{direction}_gru.cell.")
@@ -74,7 +74,7 @@ def encode_trial(params, data, *, t_rec, t_ic, lag, var_min, clip, use_con):
 
 
 def decode_trial(params, ic, ci, ext, clip, use_con):
-    """Return by name what the decoder reports; the controller output is its mean."""
+    """Return the outputs of the decoder by name; the controller output is its mean."""
     rows = params["rnn.cell.fac_linear.weight"]
     rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
     gen_init = g = params["ic_to_g0.weight"] @ ic + params["ic_to_g0.bias"]
@@ -97,7 +97,7 @@ def decode_trial(params, ic, ci, ext, clip, use_con):
 
 
 def make_transparent_(cell):
-    """Let a recurrent cell forget its state and report its input x: h' = tanh(x), where H = D."""
+    """Let a recurrent cell forget its state and return its input x as h' = tanh(x), with H = D."""
     size = cell.hidden_size
     with torch.no_grad():
         for parameter in cell.parameters():

@@ -1,4 +1,4 @@
-"""What each augmentation promises about a batch and about the losses it then has."""
+"""Each augmentation changes a batch and its losses as documented."""
 
 from types import SimpleNamespace
 
@@ -51,7 +51,7 @@ def no_log(*args, **kwargs):
 
 
 def loss_and_gradient(transform, batch, losses=None, split="train", log_fn=no_log):
-    """Return what the transform makes of losses, and the gradient of their sum."""
+    """Return the losses after the transform, and the gradient of their sum."""
     losses = torch.rand_like(batch.recon_data) if losses is None else losses
     losses.requires_grad_()
     processed = transform.process_losses(losses, batch, log_fn, split)
@@ -67,7 +67,7 @@ def test_cd_zeroes_with_its_rate_and_keeps_the_expected_input():
     encod_data = CoordinatedDropout(0.3).process_batch(batch).encod_data
     kept = encod_data != 0
     torch.testing.assert_close(encod_data[kept], torch.full_like(encod_data[kept], 1 / 0.7))
-    # Samples are zeroed apart from each other, whatever their bin and channel.
+    # Samples are zeroed independently of each other in all bins and channels.
     assert (kept.float().mean(dim=0) - 0.7).abs().max() < 5 * (0.21 / 5000) ** 0.5
     correlations = torch.corrcoef(kept.flatten(1).float().T) - torch.eye(24)
     assert correlations.abs().max() < 5 / 5000**0.5
@@ -83,7 +83,7 @@ def test_cd_changes_nothing_but_the_input():
 
 
 @pytest.mark.parametrize("t_ic", [0, 2])
-def test_cd_passes_gradients_of_exactly_what_was_zeroed_or_never_seen(t_ic):
+def test_cd_passes_gradients_only_of_samples_that_were_zeroed_or_never_seen(t_ic):
     cd = CoordinatedDropout(0.3, ic_enc_seq_len=t_ic)
     batch = cd.process_batch(ones_batch())
     assert batch.encod_data[:, :t_ic].eq(1).all()
@@ -117,7 +117,7 @@ def test_cd_pass_rate():
     assert set(gradient.unique().tolist()) == {0.0, 1.0}
 
 
-def test_cd_draws_anew_for_every_batch_and_keeps_the_masks_apart():
+def test_cd_draws_a_new_mask_for_every_batch_and_does_not_mix_them_up():
     cd = CoordinatedDropout(0.5)
     first, second = cd.process_batch(ones_batch()), cd.process_batch(ones_batch())
     assert (first.encod_data != second.encod_data).any()
@@ -155,7 +155,7 @@ def test_cd_needs_an_input_that_is_part_of_the_target():
 
 
 def missing_batch():
-    """Samples missing at random, in input and target; the last channel is never observed."""
+    """Make a batch in which samples are missing at random; the last channel is never observed."""
     batch = ones_batch(trials=20)
     batch.encod_data[torch.rand(20, 6, 4) < 0.2] = NAN
     batch.recon_data[torch.rand(20, 8, 5) < 0.3] = NAN
@@ -208,7 +208,8 @@ RECONS = {
     "MSE": MSE(),
     "Gaussian": Gaussian(),
     "Gamma": Gamma(),
-    # Most samples are 0, so that the mean of a channel is impossible: above 0 but below gamma_loc.
+    # Most samples are 0. The mean of a channel is above 0 but below gamma_loc, where the likelihood
+    # is zero.
     "ZeroInflatedGamma": ZeroInflatedGamma(5, 0.9, 1.0, 1.0, 0.0),
 }
 
@@ -242,7 +243,8 @@ def test_sbtt_with_every_reconstruction(recon, with_cd):
 @pytest.mark.parametrize("unseen_channel", [False, True])
 def test_sbtt_keeps_bits_per_spike(unseen_channel):
     counts = torch.poisson(torch.tensor([0.2, 1.0, 3.0]).expand(20, 8, 3))
-    missing = torch.rand(160, 3).argsort(dim=0).view(20, 8, 3) < 50  # As many in every channel.
+    # The number of missing samples is equal in all channels.
+    missing = torch.rand(160, 3).argsort(dim=0).view(20, 8, 3) < 50
     counts[missing] = NAN
     if unseen_channel:
         counts[..., 0] = NAN
@@ -279,14 +281,14 @@ def test_jitter_keeps_counts(trials, bins, channels, width, rate, seed):
 
 
 def one_spike(n, bins, at):
-    """A batch of n trials with one spike at a bin in one channel."""
+    """Make a batch of n trials with one spike at a bin in one channel."""
     data = torch.zeros(n, bins, 1)
     data[:, at] = 1
     return SessionBatch(data, data.clone())
 
 
 def moves(data, at):
-    """By how many bins the spike of every trial moved."""
+    """Return by how many bins the spike of every trial moved."""
     return data[:, :, 0].argmax(dim=1) - at
 
 
@@ -306,7 +308,7 @@ def test_jitter_reflects_at_both_ends():
             assert frequencies[t].item() == pytest.approx(expected.get(t, 0), abs=0.025)
 
 
-def test_jitter_moves_the_spikes_of_a_bin_apart():
+def test_jitter_moves_the_spikes_of_a_bin_independently():
     data = torch.zeros(1, 21, 1)
     data[0, 10] = 10_000
     jittered = SpikeJitter(width=2).process_batch(SessionBatch(data, data)).encod_data
@@ -362,7 +364,7 @@ def test_shift_repeats_the_edges_and_moves_whole_channels():
         shifts = 10 - data[:, 10:11]
         time = torch.arange(21.0)[None, :, None]
         torch.testing.assert_close(data, (time - shifts).clamp(0, 20))
-        # Channels and trials are shifted apart.
+        # Channels and trials are shifted independently.
         assert shifts.std(dim=2).mean() > 1
         assert shifts.std(dim=0).mean() > 1
 
@@ -388,7 +390,7 @@ def test_negative_widths():
 
 def sv_batch(t_ic, trials=10):
     mask = (torch.rand(trials, 6 - t_ic, 4) >= 0.3).float()
-    # Neither the first nor the last field of absent inputs may be taken for the mask.
+    # Empty fields of absent inputs must not be used as the mask.
     empty = torch.zeros(trials, 6 - t_ic, 0)
     return ones_batch(trials, ext_input=empty, sv_mask=mask)
 
@@ -489,7 +491,7 @@ def test_an_empty_stack_changes_nothing():
     stack, batch, losses = AugmentationStack(), ones_batch(), torch.ones(400, 8, 5)
     assert stack.process_batch(batch) is batch
     assert stack.process_losses(losses, batch, no_log, "train") is losses
-    # A transform that is in neither order does not act.
+    # A transform that is in neither order has no effect.
     assert AugmentationStack([CoordinatedDropout(0.5)]).process_batch(batch) is batch
 
 
@@ -512,14 +514,14 @@ def test_transforms_with_one_of_the_two_methods():
         (([1], []), "batch_order names transform 1.*SimpleNamespace has no method process_batch"),
     ],
 )
-def test_orders_that_make_no_sense(orders, words):
+def test_invalid_orders(orders, words):
     transforms = [SpikeJitter(), SimpleNamespace(process_losses=lambda losses, *_: losses)]
     with pytest.raises(ValueError, match=words):
         AugmentationStack(transforms, *orders)
 
 
 class Rebuilds:
-    """Knows nothing of notes."""
+    """A transform that makes a new batch without the notes."""
 
     def process_batch(self, batch):
         return SessionBatch(*(field for field in batch))
@@ -532,7 +534,7 @@ class Replaces:
 
 @pytest.mark.parametrize("between", [Rebuilds(), Replaces(), SpikeJitter(0), TemporalShift(0.0)])
 def test_masks_survive_other_transforms(between):
-    # The mask of sample validation, missing samples and coordinated dropout, all at once.
+    # Sample validation, missing samples and coordinated dropout are combined.
     raw = sv_batch(t_ic=0, trials=200)
     raw.recon_data[torch.rand(200, 8, 5) < 0.3] = NAN
     observed = ~raw.recon_data.isnan()
@@ -557,7 +559,7 @@ def test_masks_survive_other_transforms(between):
     assert 0.1 < gradient.bool().float().mean() < 0.5
 
 
-def test_transforms_hold_nothing_of_a_batch():
+def test_transforms_store_nothing_of_a_batch():
     stack = AugmentationStack([CoordinatedDropout(0.3), SelectiveBackpropThruTime()], [0, 1], [0])
     before = [dict(vars(transform)) for transform in (stack, *stack.transforms)]
     stack.process_losses(torch.ones(400, 8, 5), stack.process_batch(ones_batch()), no_log, "train")

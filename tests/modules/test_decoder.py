@@ -1,4 +1,4 @@
-"""The decoder equals a plain NumPy statement of its equations."""
+"""The decoder computes the same as an implementation of its equations in plain NumPy."""
 
 import numpy as np
 import pytest
@@ -29,7 +29,7 @@ def make_decoder(**changes):
 
 
 def inputs_of(decoder, trials=2, bins=4, ext_dim=2, seed=0):
-    """IC samples, controller inputs and external inputs."""
+    """Draw samples of the initial condition, controller inputs and external inputs."""
     rng = np.random.default_rng(seed)
     ci_dim = 4 if decoder.use_con else 0
     shapes = (trials, 3), (trials, bins, ci_dim), (trials, bins, ext_dim)
@@ -120,10 +120,10 @@ def test_samples_of_the_controller_output(prior):
     noise = (output.gen_inputs[..., :2] - output.co_means) / output.co_stds
     assert noise.mean(dim=0).abs().max() < 5 / 20_000**0.5
     torch.testing.assert_close(noise.std(dim=0), torch.ones(2, 2).double(), rtol=0, atol=0.03)
-    # Drawn apart for every trial, bin and dimension.
+    # Samples are drawn independently for every trial, bin and dimension.
     correlations = torch.corrcoef(noise.flatten(1).T) - torch.eye(4)
     assert correlations.abs().max() < 5 / 20_000**0.5
-    # External inputs stay as they are.
+    # External inputs do not change.
     torch.testing.assert_close(output.gen_inputs[..., 2:], inputs[2])
 
 
@@ -166,7 +166,7 @@ def test_gradients_reach_what_the_samples_depend_on(sampled, prior):
 
 def test_dropout_of_factors_controller_inputs_and_external_inputs():
     torch.manual_seed(0)
-    # The controller reports its input, dropout([ci, f]); the factors are dropout(g).
+    # The controller returns its input, dropout([ci, f]), and the factors are dropout(g).
     decoder = make_decoder(con_dim=4 + 5, fac_dim=5, dropout_rate=0.3)
     make_transparent_(decoder.rnn.cell.con_cell)
     with torch.no_grad():
@@ -186,7 +186,7 @@ def test_dropout_of_factors_controller_inputs_and_external_inputs():
         kept = dropped.abs() > 1e-6
         assert kept.float().mean().item() == pytest.approx(0.7, abs=0.02)
         torch.testing.assert_close(dropped[kept], value[kept] / 0.7, rtol=1e-3, atol=1e-4)
-    # The first factors that the controller sees are F dropout(g_0), dropped out once more.
+    # The first factors that the controller sees are F dropout(g_0), after a second dropout.
     kept = reported_factors[:, 0].abs() > 1e-6
     assert kept.float().mean().item() == pytest.approx(0.7**2, abs=0.02)
 

@@ -1,4 +1,4 @@
-"""The encoder equals a plain NumPy statement of its equations."""
+"""The encoder computes the same as an implementation of its equations in plain NumPy."""
 
 import numpy as np
 import pytest
@@ -34,18 +34,18 @@ def make_encoder(**changes):
     channels=st.integers(1, 3),
     t_ic=st.integers(0, 2),
     t_ci=st.integers(1, 4),
-    behind=st.integers(0, 2),
+    n_forward=st.integers(0, 2),
     lag=st.sampled_from([0, 1, 3, 9]),
     clip=st.sampled_from([0.4, 5.0]),
     use_con=st.booleans(),
     seed=st.integers(0, 100),
 )
-def test_equals_the_reference(trials, channels, t_ic, t_ci, behind, lag, clip, use_con, seed):
+def test_equals_the_reference(trials, channels, t_ic, t_ci, n_forward, lag, clip, use_con, seed):
     t_enc = t_ic + t_ci
     encoder = make_encoder(
         encod_data_dim=channels,
         encod_seq_len=t_enc,
-        recon_seq_len=t_enc + behind,
+        recon_seq_len=t_enc + n_forward,
         ic_enc_seq_len=t_ic,
         ci_lag=lag,
         cell_clip=clip,
@@ -56,13 +56,13 @@ def test_equals_the_reference(trials, channels, t_ic, t_ci, behind, lag, clip, u
     data = np.random.default_rng(seed).normal(size=(trials, t_enc, channels))
     actual = encoder(torch.tensor(data))
     params = arrays(encoder)
-    sizes = {"t_rec": t_enc + behind, "t_ic": t_ic, "lag": lag, "clip": clip, "use_con": use_con}
+    sizes = {"t_rec": t_enc + n_forward, "t_ic": t_ic, "lag": lag, "clip": clip, "use_con": use_con}
     expected = [encode_trial(params, trial, var_min=0.05, **sizes) for trial in data]
     for value, reference in zip(actual, zip(*expected, strict=True), strict=True):
         np.testing.assert_allclose(value.detach(), np.stack(reference), rtol=1e-11, atol=1e-13)
 
 
-def test_the_initial_condition_sees_the_first_bins_alone_and_the_controller_the_others():
+def test_the_initial_condition_sees_only_the_first_bins_and_the_controller_only_the_others():
     encoder = randomize_(make_encoder(ic_enc_seq_len=2))
     data = torch.randn(1, 5, 3, dtype=torch.float64, requires_grad=True)
     mean, std, ci = encoder(data)
@@ -127,7 +127,7 @@ def test_initial_linear_map():
 
 
 def transparent_encoder(n):
-    """One bin; its mean and controller inputs report the data: tanh(x), forward and backward."""
+    """Make an encoder of one bin; mean and controller inputs are tanh(x) in both directions."""
     encoder = make_encoder(
         encod_data_dim=n,
         encod_seq_len=1,
@@ -158,7 +158,7 @@ def test_dropout_of_the_input_and_of_the_final_states():
     assert kept_twice.float().mean().item() == pytest.approx(0.7**2, abs=0.01)
     expected = torch.full_like(mean[kept_twice], np.tanh(0.7 / 0.7) / 0.7)
     torch.testing.assert_close(mean[kept_twice], expected)
-    # Both directions and both encoders see the same input; the second mask is drawn apart.
+    # Both directions and both encoders see the same input; the second mask is independent.
     assert (kept[..., :5] == kept[..., 5:]).all()
     assert (kept[:, 0] >= kept_twice).all()
     assert (kept_twice[:, :5] != kept_twice[:, 5:]).any()

@@ -1,4 +1,4 @@
-"""Modules whose recurrences are fused equal the same modules step by step, gradients included."""
+"""Fused modules have the same outputs and gradients as the same modules step by step."""
 
 import itertools
 
@@ -85,7 +85,7 @@ def test_encoder_and_decoder(name, dtype, t_ic, lag, ext, use_con, prior, seed):
     noise = []
     results = []
     both = halves(dtype, seed, t_ic, lag, ext, use_con)
-    for choice in (name, "plain"):  # the fused one draws, the plain one is given the same
+    for choice in (name, "plain"):  # The fused one draws the noise that the plain one then gets.
         used = prior
         if choice == "plain" and prior is not None and use_con:
             used = GivenNoise(noise)
@@ -104,7 +104,7 @@ def test_encoder_and_decoder(name, dtype, t_ic, lag, ext, use_con, prior, seed):
 
 @names
 def test_noise_is_that_of_the_prior(name):
-    """Mean, variance and kurtosis of what moves the controller output off its mean."""
+    """Compare mean, variance and kurtosis of the noise of the controller output."""
     decoder = halves(torch.float32, 0)["decoder"]
     inputs = torch.zeros(4000, 4), torch.zeros(4000, 8, 6), torch.zeros(4000, 8, 0)
     for prior, variance in [(Null(), 1.0), (MultivariateStudentT(0.0, 1.0, 8.0, 2), 8 / 6)]:
@@ -116,7 +116,7 @@ def test_noise_is_that_of_the_prior(name):
         assert not torch.allclose(noise[:, 0], noise[:, 1])
 
 
-# ------------------------------------------------------------------ autograd's ways
+# ------------------------------------------------------------------ derivatives
 
 
 @names
@@ -135,10 +135,10 @@ def test_two_forward_passes_before_two_backward_passes(name):
             value, trained, allow_unused=True, materialize_grads=True, **options
         )
 
-    apart = [grads(loss(seed)) for seed in (1, 2)]
+    separate = [grads(loss(seed)) for seed in (1, 2)]
     losses = [loss(seed) for seed in (1, 2)]
     together = [grads(losses[1]), grads(losses[0])][::-1]
-    for a, b in zip(itertools.chain(*apart), itertools.chain(*together), strict=True):
+    for a, b in zip(itertools.chain(*separate), itertools.chain(*together), strict=True):
         torch.testing.assert_close(a, b)
     kept = loss(1)
     first, second = grads(kept, retain_graph=True), grads(kept)
@@ -157,14 +157,14 @@ def test_second_derivatives_step_by_step():
     assert x.grad.any()
 
 
-def test_transforms_go_step_by_step():
+def test_transforms_run_step_by_step():
     x = torch.randn(2, 3, 2)
     gru = ClippedGRU(2, 4)
     single = torch.func.vmap(lambda trial: gru(trial[None], torch.zeros(1, 4))[1][0])(x)
     torch.testing.assert_close(single, gru(x, torch.zeros(2, 4))[1])
 
 
-# ------------------------------------------------------------------ parts of the user's own
+# ------------------------------------------------------------------ users' parts
 
 
 class OwnCell(ClippedGRUCell):
@@ -194,7 +194,7 @@ def test_own_recurrent_cell():
     assert all(torch.equal(a, b) for a, b in fused_and_plain(lambda: gru(x, h_0)))
 
 
-def test_own_backward_direction_is_handed_flipped_inputs():
+def test_own_backward_direction_gets_flipped_inputs():
     class Own(nn.Module):
         def forward(self, input, h_0):
             states = input.cumsum(1)
@@ -316,7 +316,7 @@ def test_posteriors_that_are_not_declared_are_sampled_bin_by_bin():
     torch.testing.assert_close(output.gen_inputs, output.co_means + 7, rtol=0, atol=1e-4)
 
 
-def test_sizes_that_do_not_fit_are_refused():
+def test_wrong_sizes_are_refused():
     with pytest.raises(ValueError, match=r"inputs must be of shape \(2, 5, 3\)"):
         ClippedGRU(3, 4)(torch.zeros(2, 5, 7), torch.zeros(2, 4))
     cell = DecoderCell(

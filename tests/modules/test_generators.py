@@ -1,4 +1,4 @@
-"""Generators follow their equations, and start where their descriptions say."""
+"""Generators follow their equations, and have the documented initial weights."""
 
 import numpy as np
 import pytest
@@ -27,7 +27,7 @@ def vanilla_step(params, u, h):
 
 
 def low_rank_step(params, u, x, alpha):
-    """Euler's method, as the paper writes it: one rank-one term for every column of M and N."""
+    """Take an Euler step as in the paper, with a rank-one term for every column of M and N."""
     n_units = len(x)
     current = np.zeros(n_units)
     for m, n in zip(params["m"].T, params["n"].T, strict=True):
@@ -66,7 +66,7 @@ def test_low_rank_follows_its_equation(trials, inputs, units, seed, rank, alpha)
 
 
 @pytest.mark.parametrize("rank", [1, 2])
-def test_the_autonomous_low_rank_state_moves_in_the_span_of_m_alone(rank):
+def test_the_autonomous_low_rank_state_moves_only_in_the_span_of_m(rank):
     cell = randomize_(LowRankGenerator(0, 6, rank, alpha=0.3))
     with torch.no_grad():
         cell.bias.zero_()
@@ -146,7 +146,7 @@ def test_penalised_weights():
 @pytest.mark.parametrize("ext_input_dim", [0, 2])
 @pytest.mark.parametrize("generator", [VanillaRNNGenerator, LowRankGenerator])
 def test_in_a_decoder(generator, ext_input_dim, use_con):
-    """The decoder steps the generator, and reads the factors out of its output."""
+    """The decoder advances the generator, and reads the factors from its output."""
     decoder = Decoder(
         ext_input_dim=ext_input_dim, ic_dim=3, ci_enc_dim=2, con_dim=4, co_dim=2, gen_dim=5,
         fac_dim=3, dropout_rate=0.0, cell_clip=5.0, use_con=use_con, generator=generator,

@@ -1,4 +1,4 @@
-"""The L2 penalty against its formula, by hand."""
+"""The L2 penalty agrees with its formula."""
 
 from types import SimpleNamespace
 
@@ -32,7 +32,7 @@ def scales(ic_enc=0.0, ci_enc=0.0, gen=0.0, con=0.0):
 
 
 def matrices(model):
-    """Recurrent matrices by group, named as in a checkpoint."""
+    """Return the recurrent matrices by group, with their names in a checkpoint."""
     state = model.encoder.state_dict() | model.decoder.state_dict()
     names = {
         "ic_enc": ["ic_enc.fwd_gru.cell", "ic_enc.bwd_gru.cell"],
@@ -66,7 +66,7 @@ def test_formula(groups):
     assert penalty.item() == pytest.approx(norm / (size + 1e-8), rel=1e-5)
 
 
-def test_gradient_goes_to_the_penalised_matrices_alone():
+def test_only_the_penalised_matrices_have_a_gradient():
     model = make_model()
     compute_l2_penalty(model, scales(gen=2.0)).backward()
     cell = model.decoder.rnn.cell

@@ -1,4 +1,4 @@
-"""Read-outs by multilayer perceptrons equal a plain NumPy statement of their equation."""
+"""Multilayer perceptrons compute the same as an implementation in plain NumPy."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""How parts are made from what the user gives, and what they are asked."""
+"""Parts are made from the user's specifications, and are asked for what they declare."""
 
 import functools
 
@@ -33,18 +33,18 @@ def make(spec, **more):
 # ------------------------------------------------------------------ making parts
 
 
-def test_nothing_makes_the_default_with_what_the_model_knows():
+def test_without_a_specification_the_default_is_made_with_known_arguments():
     cell = make(None)
     assert type(cell) is ClippedGRUCell
     assert (cell.input_size, cell.hidden_size, cell.clip_value) == (2, 4, 3.0)
 
 
-def test_a_class_gets_what_it_takes():
+def test_a_class_gets_the_arguments_that_it_takes():
     cell = make(LowRankGenerator)
     assert (type(cell), cell.hidden_size, cell.rank) == (LowRankGenerator, 4, 3)
 
 
-def test_what_a_partial_sets_is_not_overwritten():
+def test_arguments_of_a_partial_are_not_overwritten():
     cell = make(functools.partial(ClippedGRUCell, clip_value=1.0))
     assert (cell.clip_value, cell.input_size) == (1.0, 2)
     cell = make(functools.partial(ClippedGRUCell, 7))
@@ -56,7 +56,7 @@ def test_a_mapping_holds_arguments_of_the_default():
     assert (type(cell), cell.clip_value, cell.input_size) == (ClippedGRUCell, 1.0, 2)
 
 
-def test_a_module_is_taken_as_it_is():
+def test_a_module_is_used_without_changes():
     cell = VanillaRNNGenerator(9, 9)
     assert make(cell) is cell
 
@@ -89,14 +89,16 @@ def test_other_arguments_reach_a_constructor_that_takes_any():
 
 
 @pytest.mark.parametrize("spec", [HandsOn, HandsOnTwice, functools.partial(HandsOn, gain=3.0)])
-def test_other_arguments_that_go_to_a_base_class_are_those_that_it_takes(spec):
+def test_other_arguments_that_go_to_a_base_class_are_arguments_of_it(spec):
     cell = make(spec)
     assert (cell.input_size, cell.hidden_size) == (2, 4)
     assert cell.gain == (2.0 if isinstance(spec, type) else 3.0)
 
 
 def test_an_argument_that_goes_to_a_base_class_may_be_unknown():
-    with pytest.raises(UserError, match=r"generator\.gian is no argument of HandsOn.*mean gain"):
+    with pytest.raises(
+        UserError, match=r"generator\.gian is not an argument of HandsOn.*mean gain"
+    ):
         make(functools.partial(HandsOn, gian=1.0))
 
 
@@ -105,11 +107,11 @@ def test_an_argument_that_goes_to_a_base_class_may_be_unknown():
     [
         (
             {"clip_val": 1.0},
-            r"generator\.clip_val is no argument of ClippedGRUCell.*mean clip_value",
+            r"generator\.clip_val is not an argument of ClippedGRUCell.*mean clip_value",
         ),
         (
             functools.partial(LowRankGenerator, rang=1),
-            r"generator\.rang is no argument of LowRankGenerator.*mean rank.*takes: input_size",
+            r"generator\.rang is not an argument of LowRankGenerator.*mean rank.*takes: input_size",
         ),
         (lambda width, input_size: None, r"generator lacks the arguments width.*model knows input"),
         (lambda: "text", r"generator must make a torch.nn.Module, but made str"),
@@ -142,7 +144,7 @@ class Bare(nn.Module):
         return hidden
 
 
-def test_what_a_part_does_not_declare_is_that_of_the_base_class():
+def test_the_base_class_supplies_what_a_part_does_not_declare():
     part = Bare()
     state = torch.zeros(2, 3)
     assert declared(part, "recurrent_weights", Cell)() == []
@@ -152,13 +154,13 @@ def test_what_a_part_does_not_declare_is_that_of_the_base_class():
     assert declared(part, "l2_scales", BaseEncoder)() == {}
 
 
-def test_what_a_part_declares_is_asked_of_it():
+def test_a_part_is_asked_for_what_it_declares():
     cell = LowRankGenerator(1, 3, rank=1)
     assert declared(cell, "recurrent_weights", Cell)()[0] is cell.m
     assert declared(cell, "output", Generator)(torch.ones(1, 3)).allclose(torch.tanh(torch.ones(3)))
 
 
-def test_base_classes_ask_for_forward_alone():
+def test_base_classes_require_only_forward():
     for base in (Cell, Generator, BaseEncoder):
         with pytest.raises(TypeError, match="forward"):
             base()
@@ -255,7 +257,7 @@ def test_an_unchanged_cell_runs_as_defined():
     assert ClippedGRU(2, 3, cell=cell).why_step_by_step() is None
 
 
-def test_a_hook_that_is_gone_or_global():
+def test_a_hook_that_was_removed_or_is_global():
     cell = ClippedGRUCell(2, 3)
     handle = cell.register_forward_hook(lambda *args: None)
     handle.remove()

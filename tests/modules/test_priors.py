@@ -1,4 +1,4 @@
-"""Divergences from the priors against closed forms, dense Gaussians, quadrature and samples."""
+"""Divergences agree with closed forms, dense normal distributions, quadrature and samples."""
 
 import math
 
@@ -56,7 +56,7 @@ def test_normal_kl_is_zero_where_posterior_equals_prior():
     assert kl.item() == pytest.approx(0, abs=1e-14)
 
 
-def test_normal_trains_its_mean_alone():
+def test_only_the_mean_of_the_normal_prior_is_trained():
     prior = MultivariateNormal(0.5, 0.1, 3)
     assert set(prior.state_dict()) == {"mean", "logvar"}
     assert trained(prior) == {"mean"}
@@ -85,14 +85,14 @@ def ar_prior(**options):
 
 
 def dense_ar(tau, nvar, bins):
-    """The prior of one dimension as a dense normal distribution over bins."""
+    """Return the prior of one dimension as a dense normal distribution over bins."""
     alpha = torch.exp(-1 / tau)
     lags = (torch.arange(bins)[:, None] - torch.arange(bins)).abs()
     return DenseNormal(torch.zeros(bins), nvar / (1 - alpha**2) * alpha**lags)
 
 
 def dense_kl(mean, std, tau, nvar):
-    """Sum over dimensions of the KL divergences of dense normals, averaged over trials."""
+    """Return the KL divergence of dense normals, summed over dimensions, averaged over trials."""
     total = 0
     for d in range(mean.shape[2]):
         prior = dense_ar(tau[d], nvar[d], mean.shape[1])
@@ -142,7 +142,7 @@ def test_autoregressive_kl_is_the_mean_of_one_sample_estimates():
     exact = ar_prior()(mean, std).item()
     many = mean.expand(n, -1, -1), std.expand(n, -1, -1)
 
-    # By hand, with a standard error.
+    # The mean of estimates is compared within its standard error.
     posterior = Independent(Normal(*many), 2)
     sample = posterior.sample()
     priors = [dense_ar(TAUS[d], NVARS[d], 4) for d in range(3)]
@@ -152,7 +152,7 @@ def test_autoregressive_kl_is_the_mean_of_one_sample_estimates():
     assert standard_error < 0.02 * exact
     assert abs(estimates.mean().item() - exact) < 4 * standard_error
 
-    # The option, a mean over n trials of the same posterior.
+    # The option is evaluated for n trials of the same posterior, whose mean it returns.
     sampled = ar_prior(exact_kl=False)
     assert abs(sampled(*many).item() - exact) < 4 * standard_error
     assert sampled(mean, std).item() != sampled(mean, std).item()
@@ -199,7 +199,7 @@ def test_autoregressive_trains_both():
 # ------------------------------------------------------------------ Student's t
 
 
-def test_student_sets_location_and_scale_apart():
+def test_student_sets_location_and_scale_separately():
     prior = MultivariateStudentT(loc=1.5, scale=0.2, df=5, shape=3)
     assert set(prior.state_dict()) == trained(prior) == {"loc", "logscale"}
     torch.testing.assert_close(prior.loc.detach(), torch.full((3,), 1.5))

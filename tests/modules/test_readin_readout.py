@@ -1,4 +1,4 @@
-"""Read-ins, read-outs and reconstructions of several sessions, from their files."""
+"""Read-ins, read-outs and reconstructions of several sessions are made from their files."""
 
 import inspect
 
@@ -120,7 +120,7 @@ def test_parameter_names(tmp_path):
     }  # fmt: skip
 
 
-def test_each_session_has_a_reconstruction_of_its_own(tmp_path):
+def test_each_session_has_its_own_reconstruction(tmp_path):
     pattern, _ = aligned(tmp_path, channels=(5, 5, 5))
     copies = MultisessionReconstruction(pattern, ZIG)
     assert [type(copy) for copy in copies] == [recons.ZeroInflatedGamma] * 3

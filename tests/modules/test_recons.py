@@ -1,4 +1,4 @@
-"""Likelihoods against SciPy and quadrature, and what else a reconstruction offers."""
+"""Likelihoods agree with SciPy and quadrature, and so do means, penalties and checks."""
 
 import warnings
 
@@ -54,7 +54,7 @@ def zero_inflated(rng, gamma_loc=0.1):
 
 
 def losses_of(recon, data, params):
-    """Losses in double precision, as an array."""
+    """Return losses in double precision, as an array."""
     return recon.double().compute_loss(torch.tensor(data), torch.tensor(params)).detach().numpy()
 
 
@@ -64,7 +64,7 @@ def losses_of(recon, data, params):
 def test_poisson(rng):
     counts, log_rates = counts_of(rng), rng.normal(size=SHAPE)
     expected = -stats.poisson(np.exp(log_rates)).logpmf(counts)
-    # The constant term is Stirling's, and only where there is more than one spike.
+    # The constant term is Stirling's formula, which only applies to counts above one.
     k = np.maximum(counts, 2.0)
     stirling = k * np.log(k) - k + 0.5 * np.log(2 * np.pi * k)
     expected += np.where(counts > 1, stirling - special.gammaln(k + 1), 0)
@@ -88,7 +88,7 @@ def test_poisson_is_that_of_pytorch(rate, dtype, choice):
     torch.testing.assert_close(found, expected)
     gradients = [torch.autograd.grad((x * weights).sum(), log_rates)[0] for x in (found, expected)]
     torch.testing.assert_close(*gradients)
-    # However the tensors lie in memory.
+    # The result does not depend on the memory layout of the tensors.
     turned, turned_rates = (x.detach().mT.contiguous().mT for x in (counts, log_rates))
     with using(choice):
         found = Poisson().compute_loss(turned, turned_rates[..., None])
@@ -141,7 +141,7 @@ def zig_with_scales(rng, channels=5, gamma_loc=0.1):
 
 
 def zig_params(zig, params):
-    """Shape, rate and q by hand."""
+    """Compute shape, rate and q in NumPy."""
     sigmoid = np.maximum(special.expit(params), 1e-5)
     shape, rate = zig.scale.detach().numpy()
     return shape * sigmoid[..., 0], rate * sigmoid[..., 1], sigmoid[..., 2]
@@ -184,7 +184,7 @@ def test_zero_inflated_gamma_is_finite_everywhere(value, logit, q_logit):
     assert zig.scale.grad.isfinite().all()
 
 
-def test_a_zero_that_was_thought_impossible_still_teaches():
+def test_a_zero_of_probability_zero_has_a_finite_gradient():
     zig = make_zig(recon_dim=1)
     params = torch.tensor([0.0, 0.0, 30.0]).reshape(1, 1, 1, 3).requires_grad_()
     loss = zig.compute_loss(torch.zeros(1, 1, 1), params)
@@ -332,7 +332,7 @@ def test_data_where_the_likelihood_is_zero(recon, data, words):
         (make_zig(), tensor(0.0, 0.11, NAN)),
     ],
 )
-def test_data_that_are_fine(recon, data):
+def test_valid_data(recon, data):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         recon.check_data(data)
@@ -356,7 +356,7 @@ def test_one_copy_for_each_file(tmp_path):
     assert len({id(module.scale) for module in (recon, *copies)}) == 3
 
 
-def test_copies_for_sessions_are_as_wide_as_these(tmp_path):
+def test_copies_for_sessions_have_their_numbers_of_channels(tmp_path):
     for name, n_channels in (("a", 5), ("b", 7)):
         write_file(tmp_path / f"{name}.h5", tiny_arrays(n_channels=n_channels))
     pattern = str(tmp_path / "?.h5")

@@ -32,7 +32,7 @@ def test_cell_follows_the_equations(trials, inputs, units, clip, seed):
 
 
 def remembering_cell(units, *clip_value):
-    """A cell that keeps its old state: z = 1."""
+    """Make a cell that keeps its old state, because z = 1."""
     cell = ClippedGRUCell(1, units, *clip_value)
     with torch.no_grad():
         cell.weight_hh.zero_()

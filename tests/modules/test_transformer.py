@@ -1,4 +1,4 @@
-"""The transformer encoder equals a plain NumPy statement of its equations."""
+"""The transformer encoder computes the same as an implementation in plain NumPy."""
 
 import math
 
@@ -46,7 +46,7 @@ def linear(params, x):
 
 
 def attention(params, tokens, n_heads):
-    """Every token asks all of these tokens, head by head."""
+    """Let every token attend to all tokens, one head at a time."""
     projected = tokens @ params["in_proj_weight"].T + params["in_proj_bias"]
     queries, keys, values = np.split(projected, 3, axis=1)
     size = tokens.shape[1] // n_heads
@@ -122,7 +122,7 @@ def seen(output, data):
     return gradient.abs().sum((0, 2)) > 1e-12
 
 
-def test_initial_condition_and_controller_see_bins_of_their_own():
+def test_initial_condition_and_controller_see_separate_bins():
     encoder = randomize_(make_encoder(ic_enc_seq_len=2))
     data = torch.randn(1, 5, 3, dtype=torch.float64, requires_grad=True)
     ic_mean, ic_std, ci = encoder(data)
@@ -135,7 +135,7 @@ def test_initial_condition_and_controller_see_bins_of_their_own():
     assert not ci[:, 5:].any()
 
 
-def test_without_bins_of_their_own_both_see_everything():
+def test_without_separate_bins_both_see_all_bins():
     encoder = randomize_(make_encoder())
     data = torch.randn(1, 5, 3, dtype=torch.float64, requires_grad=True)
     ic_mean, ic_std, ci = encoder(data)
@@ -167,7 +167,7 @@ def test_initial_values():
     assert not torch.equal(first, second)
 
 
-def test_dropout_acts_in_training_alone():
+def test_dropout_acts_only_in_training():
     encoder = make_encoder(dropout_rate=0.5)
     data = torch.randn(2, 5, 3)
     assert not torch.equal(encoder(data).ci, encoder(data).ci)

@@ -1,4 +1,4 @@
-"""The implementations that the tests run over, and the recurrences stated step by step."""
+"""The implementations that the tests run over, and the recurrences computed step by step."""
 
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ from lfads_torch import recurrence
 from lfads_torch.recurrence import BACKENDS, DecoderWeights, Draws, GRUWeights
 
 WHERE = [("torch", "cpu"), ("compiled", "cpu"), ("torch", "cuda")]
-"""Names of implementations, and devices that each is tested on."""
+"""Names of implementations, and the devices on which each is tested."""
 
 TOLERANCES = {torch.float64: 1e-11, torch.float32: 1e-5}
 SETTINGS = settings(max_examples=40, deadline=None, derandomize=True)
@@ -20,7 +20,7 @@ dtypes = st.sampled_from(list(TOLERANCES))
 
 
 class Case(NamedTuple):
-    """An implementation, and the device that it is to run on."""
+    """An implementation, and the device on which it runs."""
 
     name: str
     device: str = "cpu"
@@ -31,7 +31,7 @@ class Case(NamedTuple):
         return backend
 
     def to(self, *tensors):
-        """Return tensors on the device as leaves, of which gradients are taken as before."""
+        """Return tensors as leaves on the device, with gradients if the originals have them."""
         return [x.detach().to(self.device).requires_grad_(x.requires_grad) for x in tensors]
 
 
@@ -50,7 +50,7 @@ devices = pytest.mark.parametrize(
 
 
 def assert_close(actual, expected, dtype):
-    """Compare relative to the largest expected value, as sums of cancelling terms are."""
+    """Compare with a tolerance relative to the largest value, since sums of terms may cancel."""
     actual, expected = actual.cpu(), expected.cpu()
     assert actual.shape == expected.shape
     if expected.numel():
@@ -75,7 +75,7 @@ def some_weights(outputs, used, generator):
 
 
 def normal(generator, shape, dtype=torch.float64, scale=1.0):
-    """Draw a leaf that gradients are taken of."""
+    """Draw a leaf that requires a gradient."""
     return (scale * torch.randn(shape, generator=generator, dtype=dtype)).requires_grad_()
 
 

@@ -1,4 +1,4 @@
-"""The compiled library is built once, checked, and done without where it cannot be had."""
+"""The compiled library is built once and checked; without it, PyTorch runs."""
 
 import platform
 import shutil
@@ -19,7 +19,7 @@ from tests.recurrence.common import Case
 
 @pytest.fixture
 def fresh(tmp_path, monkeypatch):
-    """An empty cache folder."""
+    """Set an empty cache folder, and return its parent."""
     monkeypatch.setenv(build.CACHE_VARIABLE, str(tmp_path / "cache"))
     return tmp_path
 
@@ -118,7 +118,7 @@ def test_nothing_is_built_by_importing_or_making_a_model(fresh, monkeypatch):
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="these are options for x86-64")
 @pytest.mark.parametrize("options", [[], ["-mavx2", "-mfma"], ["-mavx512f"]])
 def test_processors_of_other_kinds(options, fresh, monkeypatch):
-    """Each takes other registers or the library's matrix products, and computes the same."""
+    """Each uses other registers or the BLAS library's products, and computes the same."""
     features = Path("/proc/cpuinfo").read_text().split() if Path("/proc/cpuinfo").is_file() else []
     if not {option[2:] for option in options} <= set(features):
         pytest.skip("this processor could not run it")

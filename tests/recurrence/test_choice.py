@@ -1,4 +1,4 @@
-"""Which implementation runs is said in one place, and holds for every operation."""
+"""The implementation is chosen in one place, and the choice applies to every operation."""
 
 import threading
 
@@ -46,7 +46,7 @@ def test_the_choice_holds_within_a_context_and_nests():
     assert name_of(X) == "compiled"
 
 
-def test_other_threads_have_a_choice_of_their_own():
+def test_other_threads_have_their_own_choice():
     seen = []
     with recurrence.using("torch"):
         thread = threading.Thread(target=lambda: seen.append(name_of(X)))
@@ -56,7 +56,7 @@ def test_other_threads_have_a_choice_of_their_own():
 
 
 @pytest.mark.parametrize("chosen", ["auto", "compiled"])
-def test_tensors_that_are_not_those_of_an_implementation_take_the_next(chosen):
+def test_tensors_that_an_implementation_does_not_support_use_the_next(chosen):
     with recurrence.using(chosen):
         assert name_of(X) == "compiled"
         assert name_of(X.bfloat16()) == "torch"
@@ -80,7 +80,7 @@ def test_an_implementation_that_this_machine_lacks(monkeypatch):
         recurrence.choose(X)
 
 
-def test_autocast_and_transforms_go_step_by_step():
+def test_autocast_and_transforms_run_step_by_step():
     assert name_of(X) is not None
     with torch.autocast("cpu"):
         assert name_of(X) is None
@@ -93,12 +93,12 @@ def test_autocast_and_transforms_go_step_by_step():
     assert name_of(torch.zeros(1)) is not None
 
 
-def test_what_is_done_element_by_element_takes_pytorch_where_steps_are_asked_for():
+def test_elementwise_operations_use_pytorch_if_the_choice_is_plain():
     with recurrence.using("plain"):
         assert choice.choose_or_pytorch(X).name == "torch"
 
 
-def test_a_backward_pass_is_run_by_what_ran_the_forward_pass(monkeypatch):
+def test_a_backward_pass_is_run_by_the_implementation_of_its_forward_pass(monkeypatch):
     calls = []
     for function in ("linear_forward", "linear_backward", "poisson_losses", "poisson_gradient"):
         for cls in (CompiledBackend, PyTorchBackend):
@@ -132,6 +132,6 @@ def test_a_backward_pass_is_run_by_what_ran_the_forward_pass(monkeypatch):
     assert len(calls) == 4
 
 
-def test_nothing_is_built_before_it_is_asked_for(monkeypatch):
+def test_nothing_is_built_before_it_is_needed(monkeypatch):
     monkeypatch.setattr(build, "load", lambda: 1 / 0)
     CompiledBackend()

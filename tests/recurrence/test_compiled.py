@@ -1,4 +1,4 @@
-"""The compiled implementation: opened once, checked, and safe to use from several threads."""
+"""The compiled implementation is opened once, checked, and safe to use from several threads."""
 
 import ctypes
 import logging
@@ -19,7 +19,7 @@ X = torch.zeros(1, 2, 3)
 
 @pytest.fixture
 def fresh(monkeypatch):
-    """A compiled implementation that has not looked for its library yet, in its place."""
+    """Replace the compiled implementation by one that has not looked for its library yet."""
     backend = CompiledBackend()
     monkeypatch.setattr(choice, "BACKENDS", (backend, *choice.BACKENDS[1:]))
     return backend
@@ -61,7 +61,7 @@ def test_without_a_library_pytorch_runs_with_one_line_in_the_log(fresh, monkeypa
     ],
 )
 def test_a_library_that_computes_wrong_numbers_is_not_used(function, fresh, monkeypatch, caplog):
-    """Whatever is wrong: every result is compared."""
+    """Every result is compared, so an error in any of them is found."""
     right = getattr(CompiledBackend, function)
 
     def wrong(self, *args, **options):
@@ -107,7 +107,7 @@ def test_modes_of_the_caller_do_not_reach_the_check(fresh):
 
 
 def test_a_default_device_does_not_matter():
-    """Results are where the arguments are."""
+    """Results are on the device of the arguments."""
     generator = torch.Generator().manual_seed(0)
     weights = gru_weights(generator, 9, 7)
     x = (torch.rand(3, 11, 9, generator=generator) < 0.1).double()
@@ -128,7 +128,7 @@ def switching_often():
 
 @pytest.mark.parametrize("name", ["compiled", "torch"])
 def test_threads_do_not_get_each_others_numbers(name, switching_often):
-    """Several threads run encoders forward and back at once, each with inputs of its own."""
+    """Several threads run forward and backward passes at once, each with its own inputs."""
     n_threads, n_rounds = 4, 10
 
     def results(number, shared):

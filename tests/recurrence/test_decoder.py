@@ -1,4 +1,4 @@
-"""The decoder over time equals its equations step by step, gradients included."""
+"""The decoder over time has the outputs and gradients of its equations, step by step."""
 
 import itertools
 
@@ -98,7 +98,7 @@ def test_decoder_gradcheck(case, use_con, clip):
 
 @cases
 def test_samples_share_controller_inputs(case):
-    """Also in a backward pass, in which each sample hands its own gradient back."""
+    """This also holds in a backward pass, in which each sample has its own gradient."""
     generator = torch.Generator().manual_seed(0)
     weights = decoder_weights(generator)
     ci, *others = decoder_inputs(generator, weights, 6, 4)
@@ -118,7 +118,7 @@ def test_samples_share_controller_inputs(case):
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_many_trials_and_threads(threads):
-    """Trials are divided among threads, and into parts that fit a cache."""
+    """Trials are divided among threads, and into parts that fit into a cache."""
     generator = torch.Generator().manual_seed(0)
     weights = decoder_weights(generator)
     inputs = decoder_inputs(generator, weights, 600, 8)
@@ -148,7 +148,7 @@ def test_second_derivatives_are_refused_with_a_remedy(case):
 
 
 @cases
-def test_what_does_not_fit_is_refused(case):
+def test_wrong_shapes_are_refused(case):
     generator = torch.Generator().manual_seed(0)
     weights = decoder_weights(generator, ext=1, ci=4, con=3, co=2, gen=5, fac=4)
     weights = placed(case, weights)

@@ -1,4 +1,4 @@
-"""A gated recurrent unit over time equals its equations step by step, gradients included."""
+"""A gated recurrent unit over time has the outputs and gradients of its equations."""
 
 import contextlib
 from unittest import mock
@@ -27,7 +27,7 @@ from tests.recurrence.common import (
 
 SCALES = {torch.float64: 0.7, torch.float32: 0.4}
 blocks = st.sampled_from([1, 2000, 1 << 22])
-"""Bytes of the gates of a block: bin by bin, a few bins, all of them."""
+"""Bytes of the gates of a block, such that blocks have one bin, a few bins or all bins."""
 
 
 @contextlib.contextmanager
@@ -94,7 +94,7 @@ def test_recurrent_unit_gradcheck(case, clip, reverse):
 
 @cases
 def test_a_gradient_passes_at_exactly_the_clip_and_not_beyond(case):
-    """z = 1 keeps the state, so that it stays at, within or beyond the clip."""
+    """With z = 1 the state does not change, so that it stays at, within or beyond the clip."""
     bias = torch.cat([torch.full((4,), 200.0), torch.zeros(8)])
     weights = placed(case, GRUWeights(torch.ones(12, 1), torch.zeros(12, 4), bias, 0.5))
     (h_0,) = case.to(torch.tensor([[0.5, -0.5, 0.75, 0.25]], requires_grad=True))
@@ -121,8 +121,8 @@ def test_half_precision_keeps_small_candidates():
 
 
 @cases
-def test_results_are_not_written_over(case):
-    """Not even large ones, whose memory may be used again."""
+def test_results_are_not_overwritten(case):
+    """This includes large results, whose memory may be used again."""
     generator = torch.Generator().manual_seed(0)
     weights = placed(case, gru_weights(generator, 20, 64, dtype=torch.float32))
     (x,) = case.to(torch.randn(64, 40, 20, generator=generator))
@@ -142,7 +142,7 @@ def test_results_are_not_written_over(case):
 @pytest.mark.parametrize("threads", [1, 2, 3])
 @pytest.mark.parametrize("dense", [True, False])
 def test_many_trials_and_threads(threads, dense):
-    """Trials are divided among threads, and into parts that fit a cache."""
+    """Trials are divided among threads, and into parts that fit into a cache."""
     generator = torch.Generator().manual_seed(0)
     weights = gru_weights(generator, 5, 6)
     x = normal(generator, (600, 7, 5)).detach()
@@ -163,7 +163,7 @@ def test_many_trials_and_threads(threads, dense):
 
 
 @cases
-def test_inputs_that_are_changed_in_place_are_read_anew(case):
+def test_inputs_that_are_changed_in_place_are_read_again(case):
     generator = torch.Generator().manual_seed(0)
     weights = placed(case, gru_weights(generator, 5, 6))
     (x,) = case.to((torch.rand(4, 7, 5, generator=generator) < 0.1).double())
@@ -209,7 +209,7 @@ def test_states_changed_in_place_before_the_backward_pass_are_noticed(case):
 
 
 @cases
-def test_what_does_not_fit_is_refused(case):
+def test_wrong_shapes_are_refused(case):
     weights = placed(case, gru_weights(torch.Generator().manual_seed(0), 3, 4, dtype=torch.float32))
 
     def run(weights, *shapes, dtype=torch.float32):

@@ -94,7 +94,7 @@ def test_batched_and_forward_derivatives_of_a_linear_map(case):
 
 
 @cases
-def test_sizes_that_do_not_fit_are_refused(case):
+def test_wrong_sizes_are_refused(case):
     weight, bias = case.to(*parameters(4, 5, torch.float32))
     with recurrence.using(case.name):
         with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):

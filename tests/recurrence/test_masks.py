@@ -1,4 +1,4 @@
-"""Random masks have the probability that they should, and no pattern."""
+"""Random masks have the requested probability, and no pattern."""
 
 from types import SimpleNamespace
 

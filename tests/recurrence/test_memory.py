@@ -1,4 +1,4 @@
-"""Large buffers return when the last tensor on them is gone, and are then used again."""
+"""Large buffers return to the pool when their last tensor is deleted, and are used again."""
 
 import gc
 import threading
@@ -42,14 +42,14 @@ def test_dtype_and_shape(pool):
     assert pool.empty((), LIKE).shape == ()
 
 
-def test_what_is_returned_may_be_changed_in_place_by_autograd(pool):
+def test_a_buffer_may_be_changed_in_place_by_autograd(pool):
     x = large(pool).fill_(1.0)
     weight = torch.ones(1024, requires_grad=True)
     x.mul_(weight).sum().backward()
     assert torch.equal(weight.grad, torch.full((1024,), 512.0))
 
 
-def test_blocks_that_nobody_wants_are_given_back():
+def test_blocks_that_are_not_used_are_returned_to_the_system():
     pool = BufferPool(patience=3)
     del_me = large(pool, (1024, 4096))
     del del_me

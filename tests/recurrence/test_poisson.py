@@ -92,7 +92,7 @@ def test_batched_gradients(case):
 
 @cases
 def test_shapes_that_differ(case):
-    """Nothing is read from where nothing is."""
+    """No memory outside of the tensors is read."""
     (x,) = case.to(torch.ones(2, 3, 4, requires_grad=True))
     with recurrence.using(case.name):
         for shape in [(2, 3, 5), (2, 4, 4), (2, 3)]:

@@ -1,4 +1,4 @@
-"""Dropout and lag of whole sequences equal what they say, with gradients of any order."""
+"""Dropout and lag of whole sequences compute what is documented, with gradients of any order."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Configurations that tests compose: packaged ones for a tiny file, and a user's own."""
+"""Configurations for tests: packaged ones for a tiny file, and those of a user."""
 
 from lfads_torch.running.compose import (
     compose,

@@ -1,4 +1,4 @@
-"""Folders that tests of configurations work in."""
+"""Folders in which tests of configurations work."""
 
 import pytest
 

@@ -57,7 +57,7 @@ def assert_same_run(a, b):
 
 
 def start_and_kill(args, cwd, run_dir, n_epochs):
-    """Start a run, and kill -9 it once so many epochs have been logged."""
+    """Start a run, and kill it with kill -9 once ``n_epochs`` epochs have been logged."""
     process = subprocess.Popen(
         [sys.executable, str(SCRIPT), *map(str, args)], cwd=cwd,
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,

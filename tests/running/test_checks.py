@@ -1,4 +1,4 @@
-"""Mistakes in a configuration are named, with key and remedy."""
+"""Errors name mistakes in a configuration, with the key and the remedy."""
 
 import warnings
 
@@ -18,13 +18,13 @@ pytestmark = [
 
 
 @pytest.mark.parametrize(("override", "message"), [
-    ("+model.lr_intt=1", r"model\.lr_intt is no argument .*Did you mean lr_init\?"),
+    ("+model.lr_intt=1", r"model\.lr_intt is not an argument .*Did you mean lr_init\?"),
     ("+datamodule.batchsize=1", r"datamodule\.batchsize .*Did you mean batch_size\?"),
     ("+trainer.maxepochs=1", r"trainer\.maxepochs .*Did you mean max_epochs\?"),
     ("+model.ic_prior.varience=1", r"model\.ic_prior\.varience .*Did you mean variance\?"),
     ("+model.train_aug_stack.transforms.0.cdrate=1", r"transforms\.0\.cdrate .*mean cd_rate\?"),
     ("+callbacks.checkpoint.moniter=x", r"callbacks\.checkpoint\.moniter .*mean monitor\?"),
-    ("+model.readout.modules.0.zzz=1", r"readout\.modules\.0\.zzz is no argument .*FanInLinear\. "),
+    ("+model.readout.modules.0.zzz=1", r"modules\.0\.zzz is not an argument .*FanInLinear\. "),
     ("model.lr_intt=1", r"model\.lr_intt"),
     ("modle=generic", "modle"),
     ("model=genric", r"(?s)model/genric.*\bgeneric\b.*\blorenz\b"),
@@ -56,13 +56,13 @@ def test_a_primary_without_its_parts(tmp_path, text):
         compose(tmp_path / "x.yaml")
 
 
-def test_a_logger_that_cannot_be_made_is_no_fault(tiny):
-    """So that it does not end a sweep; the run warns of it."""
+def test_a_logger_that_cannot_be_made_is_not_an_error(tiny):
+    """It must not end a sweep; the run warns of it."""
     generic("logger.csv._target_=no.such.Logger", "+logger.tensorboard.nonsense=1")
 
 
 @pytest.mark.parametrize(("recon", "message"), [
-    ({"_target_": f"{MODULES}.recons.Poisson", "foo": 1}, r"reconstruction\.0\.foo is no argument"),
+    ({"_target_": f"{MODULES}.recons.Poisson", "foo": 1}, r"reconstruction\.0\.foo is not an arg"),
     ({"_target_": f"{MODULES}.recons.ZeroInflatedGamma", "gamma_loc": "???", "scale_init": 1,
       "scale_prior": 1, "scale_penalty": 1}, r"leaves out model\.reconstruction.*gamma_loc"),
     ({"_target_": f"{MODULES}.recons.ZeroInflatedGamma", "gamma_loc": 0.1}, "scale_init"),
@@ -75,7 +75,7 @@ def test_faults_of_reconstructions(tiny, recon, message):
         generic(*format_overrides({"model.reconstruction": [recon]}))
 
 
-def test_the_base_of_all_models_says_what_it_lacks(tiny):
+def test_the_error_names_what_the_base_of_all_models_lacks(tiny):
     with pytest.raises(ValueError, match="leaves out reconstruction, readin, readout"):
         generic("model=base", "model.encod_data_dim=4")
 
@@ -95,7 +95,7 @@ def test_warning_of_a_model_without_regularisation(tiny):
 
 
 def test_own_parts_do_not_inherit_arguments_that_they_do_not_take(project):
-    """A part is merged into that of base.yaml, whose class may be another."""
+    """A part is merged with that of base.yaml, which may have another class."""
     text = """
         defaults: [generic, _self_]
         ic_prior:
@@ -112,7 +112,7 @@ def test_own_parts_do_not_inherit_arguments_that_they_do_not_take(project):
     assert resolved.model.ic_prior.shape == 64
     assert set(resolved.model.co_prior) == {"_target_"}
     instantiate(resolved.model, _convert_="all")
-    with pytest.raises(ValueError, match=r"model\.ic_prior\.dff is no argument"):
+    with pytest.raises(ValueError, match=r"model\.ic_prior\.dff is not an argument"):
         compose("configs/single.yaml", ["model=mine", "~trainer.gpus", "+model.ic_prior.dff=1"])
 
 

@@ -67,7 +67,7 @@ def test_published_style(project, absolute):
 
 
 @pytest.mark.filterwarnings("ignore:.*no trainer.gpus")
-def test_own_files_go_before_packaged_ones(project):
+def test_own_files_take_precedence_over_packaged_ones(project):
     resolved = compose("configs/single.yaml")
     assert list(resolved.callbacks) == ["checkpoint", "my_lr_monitor"]  # packaged, own
     other = compose("configs/single.yaml", ["model=generic", "logger=[csv,tensorboard]"])
@@ -126,7 +126,7 @@ def test_folders_of_any_name(tmp_path, name):
 
 
 def test_find_config(tmp_path, monkeypatch):
-    """In the current folder, relative to the package, by the name of a packaged file."""
+    """Files are found in the current folder, relative to the package, and by a packaged name."""
     package, packaged = tmp_path / "package", tmp_path / "packaged"
     monkeypatch.setattr(config, "PACKAGE", package)
     monkeypatch.setattr(config, "packaged_configs", lambda: packaged)
@@ -143,7 +143,7 @@ def test_find_config(tmp_path, monkeypatch):
     assert find_config(Path("../package/x.yaml")) == package / "x.yaml"
     assert find_config("elsewhere/x.yaml") == packaged / "x.yaml"
     (here / "x.yaml").unlink()
-    (here / "x.yaml").mkdir()  # no file
+    (here / "x.yaml").mkdir()  # This is not a file.
     assert find_config("x.yaml") == package / "x.yaml"
 
 
@@ -154,7 +154,7 @@ def test_find_config_from_anywhere(tmp_path, monkeypatch):
 
 
 def test_relpath(tmp_path, monkeypatch):
-    """Relative to the checkout, to the package, to the current folder; patterns too."""
+    """Paths and patterns may be relative to the checkout, the package or the current folder."""
     folders = [tmp_path / name for name in ("checkout", "checkout/package", "here")]
     for folder in folders:
         folder.mkdir()
@@ -165,7 +165,7 @@ def test_relpath(tmp_path, monkeypatch):
     def resolved(path):
         return Path(OmegaConf.create({"path": f"${{relpath:{path}}}"}).path)
 
-    # Where there is nothing yet: in the current folder, or in the checkout, if it is one.
+    # A path that does not exist yet is in the current folder, or in the checkout if there is one.
     assert resolved("data/*.h5") == folders[2] / "data" / "*.h5"
     write_texts(folders[0], {"setup.py": "x"})
     assert resolved("data/*.h5") == folders[0] / "data" / "*.h5"
@@ -178,13 +178,13 @@ def test_relpath(tmp_path, monkeypatch):
 
 def test_max_and_sum():
     config.register_resolvers()
-    config.register_resolvers()  # again does no harm
+    config.register_resolvers()  # A second call has no effect.
     node = OmegaConf.create({"a": 3, "b": "${max:${a},7,5}", "c": "${sum:${a},0.5,1}"})
     assert (node.b, node.c) == (7, 4.5)
 
 
 def fresh(code, *options, cwd, path=ROOT):
-    """Run Python in a process of its own, which finds the library in a folder."""
+    """Run Python in a new process, which finds the library in a folder."""
     environment = {**os.environ, "PYTHONPATH": str(path), "PYTHONWARNINGS": "ignore"}
     done = subprocess.run(
         [sys.executable, *options, "-c", code], cwd=cwd, env=environment, capture_output=True,
@@ -212,7 +212,7 @@ print([OmegaConf.has_resolver(name) for name in ("relpath", "max", "sum")])
 
 @pytest.fixture(scope="module")
 def hydra_value(tmp_path_factory):
-    """Return what Hydra makes of an override."""
+    """Return a function that gives the value that Hydra reads from an override."""
     folder = tmp_path_factory.mktemp("configs")
     write_texts(folder, {"x.yaml": "a: {b: null}"})
 
@@ -225,9 +225,9 @@ def hydra_value(tmp_path_factory):
 
 
 NUMBERS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False)
-# The q keeps numbers, and words such as null, from being made by chance.
-PIECES = ["q", "=", ",", "{", "}", "[", "'", '"', "\\", " ", "$", ":"]
-TEXTS = st.lists(st.sampled_from(PIECES), max_size=8).map(lambda parts: "".join(["q", *parts]))
+# Texts begin with the letter q, so that they are never numbers or words such as null.
+CHARACTERS = ["q", "=", ",", "{", "}", "[", "'", '"', "\\", " ", "$", ":"]
+TEXTS = st.lists(st.sampled_from(CHARACTERS), max_size=8).map(lambda parts: "".join(["q", *parts]))
 KEYS = st.sampled_from(["a", "_b", "c9", "key_of_many_letters"])
 VALUES = st.recursive(
     NUMBERS | TEXTS,
@@ -258,7 +258,7 @@ def test_overrides_with_special_characters(hydra_value, value):
 
 @pytest.mark.parametrize(("value", "read"), [("null", None), ("true", True), ("1e-3", 1e-3)])
 def test_text_that_looks_like_a_value_is_one(hydra_value, value, read):
-    """As in the published code, which handed text to Hydra as it was."""
+    """This is as in the published code, which passed text to Hydra without changes."""
     assert hydra_value(value) == read
 
 
@@ -282,7 +282,7 @@ def test_format_overrides():
 
 
 def test_overrides_by_numpy_floats(tiny):
-    """As samplers and np.geomspace give them."""
+    """Samplers and np.geomspace return such numbers."""
     assert generic(*format_overrides({"model.lr_init": np.float64(1e-3)})).model.lr_init == 1e-3
 
 
@@ -358,7 +358,7 @@ def test_faults_of_a_configuration_in_memory(tiny):
 
 
 def test_the_default_is_the_packaged_configuration(project, monkeypatch):
-    """Whatever lies in the folders around the current one."""
+    """Files in the folders around the current one have no influence."""
     (project / "here").mkdir()
     monkeypatch.chdir(project / "here")  # ../configs/single.yaml is the user's project's
     data = ["model=generic", "datamodule=generic", "datamodule.datafile_pattern=../mydata/one.h5"]
@@ -368,7 +368,7 @@ def test_the_default_is_the_packaged_configuration(project, monkeypatch):
 
 
 def test_composing_in_several_threads(tiny):
-    """Hydra keeps its state in globals, which threads must not meet half-changed."""
+    """Hydra keeps its state in globals, which threads must not see while they change."""
     sizes = range(3, 11)
     with ThreadPoolExecutor(len(sizes)) as pool:
         made = list(pool.map(lambda size: generic(f"model.gen_dim={size}"), sizes))
@@ -391,7 +391,7 @@ def test_files_that_are_not_there(tiny):
         compose("nowhere.yaml")
 
 
-def test_a_misspelt_override_is_told_the_right_key(tiny):
+def test_the_error_suggests_a_key_for_a_misspelt_override(tiny):
     with pytest.raises(ValueError, match="lr_intt") as error:
         generic("model.lr_intt=1")
     assert "Did you mean" in str(error.value)
@@ -400,7 +400,7 @@ def test_a_misspelt_override_is_told_the_right_key(tiny):
 # ------------------------------------------------------------------ Hydra's state
 
 
-def test_hydra_is_left_as_it_was(tiny, tmp_path):
+def test_the_state_of_hydra_is_restored(tiny, tmp_path):
     assert not GlobalHydra.instance().is_initialized()
     generic()
     with pytest.raises(ValueError, match="nonsense"):
@@ -429,7 +429,7 @@ def test_composing_from_a_wheel(tmp_path):
     run.mkdir()
     for name in ("lfads_torch", "configs"):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for path in ROOT.iterdir():  # not build/, in which setuptools would find old files
+    for path in ROOT.iterdir():  # build/ is left out, because setuptools would find old files there
         if path.is_file():
             shutil.copy(path, source)
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]

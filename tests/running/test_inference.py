@@ -1,4 +1,4 @@
-"""A trained model infers from new trials, and refuses those that do not fit it."""
+"""A trained model infers from new trials, and refuses trials of other sizes."""
 
 import json
 import runpy
@@ -40,7 +40,7 @@ def assert_same(a, b):
 
 
 def run_of(folder, model, **datamodule):
-    """Make the folder of a run that ended with this model."""
+    """Make the folder of a finished run with this model."""
     save_model(model, folder / "lightning_checkpoints" / "last.ckpt")
     config = {"seed": 0, "datamodule": {"batch_size": 4, **datamodule}, "posterior_sampling": {}}
     OmegaConf.save(config, folder / "config.yaml")
@@ -58,7 +58,7 @@ def two_sessions(**overrides):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A run as it is left by its script, and its data."""
+    """Train a run by its script, and return its folder and its data."""
     home = tmp_path_factory.mktemp("infer")
     data = write_file(home / "tiny.h5", tiny_arrays())
     run_dir = start_run(
@@ -72,7 +72,7 @@ def trained(tmp_path_factory):
 
 @pytest.fixture
 def trials(tmp_path):
-    """A file with nothing but the training trials of the tiny file, as trials to infer."""
+    """Write a file that only has the training trials of the tiny file, as test trials."""
     arrays = {"test_encod_data": tiny_arrays()["train_encod_data"]}
     return write_file(tmp_path / "new_trials.h5", arrays)
 
@@ -120,7 +120,7 @@ def test_script_reports_mistakes(trained, trials, monkeypatch, capsys):
     assert "UserError: There is no session 1" in capsys.readouterr().err
 
 
-def test_which_checkpoint(trained, tmp_path, trials):
+def test_choice_of_the_checkpoint(trained, tmp_path, trials):
     run_dir, _ = trained
     best = json.loads((run_dir / "summary.json").read_text())["best_checkpoint"]
     assert checkpoint_of_run(run_dir) == run_dir / best
@@ -154,7 +154,7 @@ def test_an_earlier_output_is_kept(trials, tmp_path):
 
 
 @pytest.mark.parametrize("named", ["[1]", "a*"])
-def test_a_path_is_no_pattern(named, tmp_path):
+def test_a_path_is_not_a_pattern(named, tmp_path):
     arrays = {"test_encod_data": tiny_arrays()["valid_encod_data"]}
     write_file(tmp_path / "a1.h5", arrays)
     file = write_file(tmp_path / f"{named}.h5", arrays)
@@ -163,7 +163,7 @@ def test_a_path_is_no_pattern(named, tmp_path):
 
 
 def test_a_session_of_several(tmp_path):
-    """Session 1 of the model is the only file, and so session 0 of the data module."""
+    """Session 1 of the model is the only file, and therefore session 0 of the data module."""
     arrays = tiny_arrays(n_channels=3, seed=1)
     write_file(tmp_path / "a.h5", tiny_arrays())
     data = write_file(tmp_path / "b.h5", arrays)
@@ -204,7 +204,7 @@ def test_sessions_of_posterior_sampling(tmp_path):
 
 
 def changed(**changes):
-    """Return trials to infer, some arrays of which are replaced."""
+    """Return trials for inference, of which some arrays are replaced."""
     arrays = tiny_arrays()
     arrays = {f"test_{name}": arrays[f"valid_{name}"] for name in ("encod_data", "recon_data")}
     arrays |= {f"test_{name}": array for name, array in changes.items()}
@@ -230,7 +230,7 @@ BAD = {
 
 
 @pytest.mark.parametrize(("changes", "message"), BAD.values(), ids=BAD)
-def test_trials_that_do_not_fit(changes, message, tmp_path):
+def test_trials_of_other_sizes_are_refused(changes, message, tmp_path):
     data = write_file(tmp_path / "bad.h5", changed(**changes))
     run_dir = run_of(tmp_path / "run", tiny_model())
     with pytest.raises(ValueError, match=message) as error:
@@ -255,7 +255,7 @@ def test_samples_are_needed(tmp_path, trials):
 
 
 def test_read_ins_and_read_outs_of_any_kind(tmp_path):
-    """Those whose width is not known are tried as they are."""
+    """If the size of a module is not known, the trials are not checked against it."""
     model = tiny_model(
         readin=[nn.Sequential(nn.Linear(4, 4), nn.ReLU())],
         readout=[nn.Sequential(nn.Linear(3, 7), nn.ReLU(), nn.Linear(7, 5))],
@@ -265,7 +265,7 @@ def test_read_ins_and_read_outs_of_any_kind(tmp_path):
     assert output["test_output_params"].shape == (6, 10, 5)
 
 
-def test_missing_samples_of_a_model_that_knows_them(tmp_path):
+def test_missing_samples_of_a_model_that_handles_them(tmp_path):
     sbtt = aug.AugmentationStack([aug.SelectiveBackpropThruTime()], [0], [0])
     model = tiny_model(train_aug_stack=sbtt, infer_aug_stack=sbtt, variational=False)
     data = write_file(tmp_path / "data.h5", changed(encod_data=holes(np.nan)))

@@ -1,4 +1,4 @@
-"""Loggers: one that cannot be made ends no training."""
+"""A logger that cannot be made does not stop training."""
 
 import pytest
 

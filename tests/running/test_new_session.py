@@ -1,4 +1,4 @@
-"""A session is added to a trained model, of which nothing else changes, bit by bit."""
+"""A session is added to a trained model, of which no other weight changes."""
 
 import json
 import runpy
@@ -41,7 +41,7 @@ OWN = ("readin.", "readout.", "recon.")
 
 
 def day(seed, n_channels, n_train=60, n_valid=30, n_bins=16):
-    """Make a session: rotations from an initial state that differs between trials, seen by chance.
+    """Make a session of rotations, from a random initial state in each trial, with Poisson spikes.
 
     The neurons, and how they depend on the two latent variables, differ between days.
     """
@@ -59,7 +59,7 @@ def day(seed, n_channels, n_train=60, n_valid=30, n_bins=16):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A run on two days, with a third day's file beside it."""
+    """Train a run on two days, and write the file of a third day beside it."""
     home = tmp_path_factory.mktemp("days")
     for name, n_channels in (("day0", 14), ("day1", 18), ("new", 16)):
         write_file(home / f"{name}.h5", day(n_channels, n_channels))
@@ -88,7 +88,7 @@ def model(trained):
 
 @pytest.fixture(scope="module")
 def extended(trained, model):
-    """The model with the third day, and what it was before this began."""
+    """Add the third day to the model, and return the weights of the model before."""
     before = copied(model)
     torch.manual_seed(0)
     data = BasicDataModule(str(trained[0] / "new.h5"), batch_size=20)
@@ -100,7 +100,7 @@ def copied(model):
 
 
 def assert_same_weights(state, expected):
-    """Every expected weight is there, and the same bit by bit."""
+    """Check that every expected weight exists and has exactly the expected value."""
     for key, value in expected.items():
         assert torch.equal(state[key], value), key
 
@@ -119,7 +119,7 @@ def load(path):
 
 
 def bits_per_spike(model, path, session):
-    """Return what the validation trials' posterior means explain."""
+    """Return the bits per spike of the rates for posterior means of validation trials."""
     data = load(path).valid_data[0][0]
     with torch.no_grad():
         rates = model.eval()({session: data})[session].output_params
@@ -129,7 +129,7 @@ def bits_per_spike(model, path, session):
 # ------------------------------------------------------------ what is added
 
 
-def test_everything_else_is_as_before_bit_by_bit(trained, model, extended):
+def test_all_other_weights_are_exactly_as_before(trained, model, extended):
     larger, before = extended
     assert_same_weights(model.state_dict(), before)
     assert_same_weights(larger.state_dict(), before)
@@ -149,11 +149,11 @@ def test_everything_else_is_as_before_bit_by_bit(trained, model, extended):
 
 
 def test_the_new_session_is_learned(trained, model, extended):
-    """The frozen dynamics suit the third day, once it is read in and out properly."""
+    """With trained maps, the frozen dynamics describe the third day as well."""
     larger, path = extended[0], trained[0] / "new.h5"
     learned = bits_per_spike(larger, path, 2)
     assert learned > 0.9 * bits_per_spike(model, trained[0] / "day0.h5", 0) > 0.3
-    # With an untrained read-in, the same read-out has nothing to read.
+    # With an untrained read-in, the same read-out explains nothing.
     other = append_session(model, one_session_model(model, path))
     other.load_state_dict(larger.state_dict())
     scores = []
@@ -197,7 +197,7 @@ def test_the_best_epoch_is_kept(trained, model, monkeypatch):
     assert torch.equal(larger.readout[2].weight, epochs[best][1])
 
 
-def test_training_is_as_it_was_but_for_the_ramps(model, trained):
+def test_the_options_of_training_are_kept_except_for_the_ramps(model, trained):
     path = trained[0] / "new.h5"
     one = one_session_model(model, path)
     ramps = {f"{part}_{when}_epoch" for part in ("l2", "kl") for when in ("start", "increase")}
@@ -283,10 +283,13 @@ def test_aligned_start(tmp_path):
 
 
 def test_models_without_read_ins(tmp_path):
-    """Models of a single session: another one must have the same number of channels."""
+    """A session that is added to a model of one session must have the same number of channels."""
     model = tiny_model()
     arrays = tiny_arrays(seed=1)
-    arrays |= {"readin_weight": np.ones((4, 2)), "readout_bias": np.ones(4)}  # are not for it
+    arrays |= {
+        "readin_weight": np.ones((4, 2)),
+        "readout_bias": np.ones(4),
+    }  # These do not apply to it.
     larger = add_session(model, write_file(tmp_path / "new.h5", arrays), max_epochs=1)
     assert type(larger.readin[1]) is nn.Identity
     assert larger.readout[1].out_features == 5
@@ -296,7 +299,7 @@ def test_models_without_read_ins(tmp_path):
 
 
 class Scaled(Poisson):
-    """Rates with a gain of the session's own."""
+    """A reconstruction whose rates have a gain for each session."""
 
     n_params = 2
 
@@ -356,7 +359,7 @@ def test_models_share_no_memory(tiny_file):
 # ------------------------------------------------------------ mistakes
 
 
-def test_sessions_that_do_not_fit(tmp_path):
+def test_sessions_of_other_sizes_are_refused(tmp_path):
     model = linear_model()
     for name, options, found in [("long", {"n_bins": 9}, "9 encoded and 11"),
                                  ("far", {"n_forward": 3}, "8 encoded and 11")]:  # fmt: skip
@@ -387,8 +390,8 @@ def several(folder):
     [
         ({"gen_dim": 12}, r"model\.gen_dim = 12 .* trained with 9"),
         ({"variational": False}, r"model\.variational = False"),
-        ({"lr": 0.1}, r"model\.lr is no hyperparameter"),
-        ({"infer_aug_stack": AugmentationStack()}, r"model\.infer_aug_stack is no"),
+        ({"lr": 0.1}, r"model\.lr is not a hyperparameter"),
+        ({"infer_aug_stack": AugmentationStack()}, r"model\.infer_aug_stack is not"),
     ],
 )
 def test_only_how_to_train_can_be_changed(changes, message, tiny_file):
@@ -491,7 +494,7 @@ def test_run_changes_nothing_else(new_run, trained, model):
 
 
 def test_run_and_inference_agree(new_run, trained):
-    """The output is what the model with all sessions infers, and `infer` finds that model."""
+    """The output is that of the model with all sessions, which `infer` finds."""
     home, _ = trained
     output = new_run[0] / "lfads_output_sess2.h5"
     with h5py.File(output) as known:
@@ -526,7 +529,7 @@ def test_run_is_not_overwritten_or_resumed(new_run, trained, monkeypatch, capsys
 
 
 def test_a_session_after_the_session(new_run, trained, tmp_path):
-    """A folder of such a run is one that a further session can be added to."""
+    """A further session can be added to the folder of such a run."""
     file = write_file(tmp_path / "next[1].h5", day(5, 5, n_train=20, n_valid=10))
     overrides = {"trainer.max_epochs": 1, "callbacks": {"checkpoint": {"save_last": False}}}
     folder = run_new_session(new_run[0], file, overrides, tmp_path / "run")

@@ -48,7 +48,7 @@ def leaves(node, key=""):
 
 
 def raw(name):
-    """Compose a packaged file by Hydra alone, interpolations unresolved."""
+    """Compose a packaged file only by Hydra, with unresolved interpolations."""
     with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
         group, _, _ = name.partition("/")
         return OmegaConf.to_container(hydra.compose(name)[group], resolve=False)
@@ -76,7 +76,7 @@ SHAPES = {
 
 
 def write_data(folder, name):
-    """Write small files as a configuration expects them; return their pattern."""
+    """Write small files that fit a configuration; return their pattern."""
     sessions, (t_enc, t_rec), components = SHAPES.get(name, ({"any": (4, 5)}, (6, 8), None))
     rng = np.random.default_rng(0)
     for stem, (n_enc, n_rec) in sessions.items():
@@ -95,7 +95,7 @@ def write_data(folder, name):
 
 
 def data_of(model):
-    """Return the data that a model's configuration is for."""
+    """Return the name of the data configuration that belongs to a model."""
     return model.removeprefix("nlb_").removesuffix("_random").removesuffix("_PCR")
 
 
@@ -108,7 +108,7 @@ def model_of(data):
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """Return the pattern of the files for a configuration, written when first asked for."""
+    """Return a function that gives the pattern of a configuration's files, and writes them once."""
     patterns = {}
 
     def get(name):
@@ -187,8 +187,9 @@ def test_the_primary_configuration(tiny):
     assert trainer.max_epochs == 1000
     assert trainer.gradient_clip_val == 200
     assert trainer.log_every_n_steps == 5
-    assert set(resolved.callbacks) == {*names("callbacks")} - {"nlb"}  # that only if asked for
-    assert set(resolved.logger) == {"csv", "tensorboard"}  # W&B only if asked for
+    # The scores of the Neural Latents Benchmark and W&B are optional.
+    assert set(resolved.callbacks) == {*names("callbacks")} - {"nlb"}
+    assert set(resolved.logger) == {"csv", "tensorboard"}
     checkpoint = resolved.callbacks.checkpoint
     assert (checkpoint.monitor, checkpoint.save_last) == ("valid/recon_smth", True)
     assert resolved.callbacks.early_stopping.monitor == "valid/recon_smth"

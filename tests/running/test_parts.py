@@ -1,4 +1,4 @@
-"""Parts chosen by name: composed, trained, sampled, reloaded, resumed and applied to new trials."""
+"""Parts that are chosen by name are composed, trained, sampled, reloaded, resumed and applied."""
 
 import csv
 import functools
@@ -46,7 +46,7 @@ FILES = sorted(
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
-    """A folder with the data of one session, and of two that are not aligned."""
+    """Make a folder with the data of one session, and of two that are not aligned."""
     home = tmp_path_factory.mktemp("parts")
     write_file(home / "tiny.h5", tiny_arrays())
     (home / "sessions").mkdir()
@@ -94,7 +94,7 @@ def test_all_groups_are_tested():
         "generator", "controller", "encoder", "readout"}  # fmt: skip
 
 
-def test_nothing_chosen_is_the_usual(home):
+def test_without_a_choice_the_usual_parts_are_made(home):
     config = compose(overrides=single(home))
     assert not {"encoder", "decoder"} & set(config.model)
     (home / "model").mkdir()
@@ -116,7 +116,7 @@ def test_nothing_chosen_is_the_usual(home):
         assert type(model.decoder.generator) is type(model.decoder.controller) is ClippedGRUCell
 
 
-def test_initial_weights_do_not_depend_on_how_the_usual_is_chosen(home):
+def test_initial_weights_do_not_depend_on_how_the_usual_parts_are_chosen(home):
     usual = composed(single(home)).state_dict()
     named = composed(
         single(home, "model.encoder._target_=lfads_torch.modules.encoder.Encoder",
@@ -154,12 +154,12 @@ def test_a_class_and_its_arguments_may_be_given_as_overrides(home):
     ("words", "message"),
     [
         (["model/generator=low_rank", "model.decoder.generator.rang=2"],
-         r"model\.decoder\.generator\.rang is no argument .*Did you mean rank\?"),
+         r"model\.decoder\.generator\.rang is not an argument .*Did you mean rank\?"),
         (["model/encoder=transformer", "model.encoder.n_layer=1"],
-         r"model\.encoder\.n_layer is no argument .*Did you mean n_layers\?"),
-        (["model.encoder={cel: 1}"], r"model\.encoder\.cel is no argument .*Did you mean cell\?"),
+         r"model\.encoder\.n_layer is not an argument .*Did you mean n_layers\?"),
+        (["model.encoder={cel: 1}"], r"encoder\.cel is not an argument .*Did you mean cell\?"),
         (["model.decoder={genrator: {}}"],
-         r"model\.decoder\.genrator is no argument .*Did you mean generator\?"),
+         r"model\.decoder\.genrator is not an argument .*Did you mean generator\?"),
         (["model/generator=low_rank", "model.decoder.generator.rank=99"], r"rank must be between"),
         (["model/generator=low_rnk"], r"low_rnk.*Available options.*low_rank"),
         (["model.encoder._target_=lfads_torch.modules.encoder.Encodr"],
@@ -171,7 +171,7 @@ def test_mistakes_are_named(home, words, message):
         composed(single(home, *words))
 
 
-def test_a_generator_without_an_argument_that_nobody_knows_is_named(home, monkeypatch):
+def test_a_missing_argument_that_the_model_does_not_know_is_named(home, monkeypatch):
     own_parts(home, monkeypatch)
     words = single(home, "model.decoder.generator._target_=own_parts.Needy")
     with pytest.raises(UserError, match=r"model\.decoder\.generator lacks the arguments n_modes"):
@@ -224,7 +224,7 @@ def own_parts(home, monkeypatch):
     monkeypatch.syspath_prepend(str(home))
 
 
-def test_an_encoder_of_ones_own_gets_the_sizes(home, monkeypatch):
+def test_a_users_encoder_gets_the_sizes(home, monkeypatch):
     own_parts(home, monkeypatch)
     model = composed(single(home, "model.encoder={_target_: own_parts.OwnEncoder, gain: 2.0}"))
     assert type(model.encoder).__name__ == "OwnEncoder"
@@ -243,14 +243,14 @@ def test_another_read_out_inherits_no_arguments(home, model):
 
 
 def test_another_read_out_of_sessions_that_start_at_random(home):
-    """As rouse_multisession_random.yaml, which sets an argument of the usual read-out."""
+    """rouse_multisession_random.yaml sets an argument of the usual read-out in the same way."""
     words = several(home, "model/readout=mlp_multisession", "model.readout.pcr_init=false")
     model = composed(words)
     assert [type(readout) for readout in model.readout] == [MLPReadout, MLPReadout]
 
 
 def test_read_outs_that_are_not_aligned_may_have_any_number_of_factors(tmp_path):
-    """Only read-ins and read-outs that start from the alignment have as many as its components."""
+    """Only if read-ins and read-outs start from the alignment, its components fix the factors."""
     for name in "ab":
         aligned = {"readin_weight": np.ones((4, 2)), "readout_bias": np.zeros(4)}
         write_file(tmp_path / f"{name}.h5", tiny_arrays() | aligned)
@@ -310,7 +310,7 @@ SHORT = ["callbacks=[checkpoint]", "logger=[csv]", "posterior_sampling.fn.num_sa
 
 
 class Scripts:
-    """What users run."""
+    """The scripts that users run."""
 
     @staticmethod
     def _run(script, *words, cwd):
@@ -333,7 +333,7 @@ class Scripts:
 
 
 class Functions:
-    """What the scripts call, in this process, which takes less time."""
+    """The functions that the scripts call. They run in this process, which takes less time."""
 
     def train(self, words, run_dir):
         start_run(words, run_dir)
@@ -373,7 +373,7 @@ def logged(run_dir):
     ],
 )
 def run(request, home):
-    """A run of two epochs, what it was made with, and the classes that it should have."""
+    """Train a run of two epochs; return it with its overrides and the classes of its parts."""
     words_of, more, classes = CASES[request.param]
     commands = Functions() if request.param == "all" else Scripts()
     words = words_of(home, *more, *SHORT)
@@ -420,7 +420,7 @@ def test_inferred_from_new_trials(run, home):
 
 
 def test_resumed_to_the_numbers_of_a_run_that_was_not_interrupted(run, home):
-    """This comes last, since the run is trained further."""
+    """This test comes last, since it trains the run further."""
     run_dir, words, _, commands = run
     whole = home / f"{run_dir.name}_whole"
     commands.train([*words, "trainer.max_epochs=4"], whole)
@@ -434,7 +434,7 @@ def test_resumed_to_the_numbers_of_a_run_that_was_not_interrupted(run, home):
 
 
 @pytest.mark.slow
-def test_a_part_of_ones_own_is_inferred_with_if_it_is_trusted(home, monkeypatch):
+def test_inference_uses_a_users_part_if_it_is_trusted(home, monkeypatch):
     own_parts(home, monkeypatch)
     run_dir = home / "own"
     words = ["model.encoder={_target_: own_parts.OwnEncoder, gain: 2.0}", "trainer.max_epochs=1"]

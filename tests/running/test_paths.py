@@ -50,13 +50,13 @@ def test_paths_of_every_kind(given, placed):
     assert OmegaConf.to_yaml(node) == before
 
 
-def test_the_trainer_writes_to_the_folder_if_it_is_told_nothing():
+def test_the_trainer_writes_to_the_folder_by_default():
     for root in ({}, {"default_root_dir": None}):
         result = placed_in(config(trainer={**TRAINER, **root}), "/runs/one")
         assert result.trainer.default_root_dir == "/runs/one"
 
 
-def test_what_names_no_folder_stays_as_it_is():
+def test_other_values_do_not_change():
     sections = {
         "callbacks": {"a": {**CHECKPOINT, "dirpath": None}, "b": dict(CHECKPOINT)},
         "logger": {"c": {"_target_": "no.such.Logger"}, "d": {**CSV, "save_dir": 3}},
@@ -73,13 +73,13 @@ def test_what_names_no_folder_stays_as_it_is():
 
 
 class Logger:
-    """A logger that writes to the current folder unless it is told otherwise, as W&B's does."""
+    """A logger that writes to the current folder by default, as that of W&B does."""
 
     def __init__(self, project, save_dir="."):
         self.save_dir = save_dir
 
 
-def test_a_logger_that_is_told_no_folder():
+def test_a_logger_without_a_folder():
     node = {"_target_": f"{__name__}.Logger", "project": "mine"}
     result = placed_in(config(logger={"wandb": node}), "/runs/one")
     assert result.logger.wandb == {**node, "save_dir": "/runs/one"}

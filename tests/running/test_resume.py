@@ -21,7 +21,7 @@ from tests.running.runs import assert_same_run, rows, run, start_and_kill, weigh
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A run of 6 epochs, and the folder that it was started in."""
+    """Train a run of 6 epochs, and return it with the folder in which it was started."""
     home = tmp_path_factory.mktemp("runs")
     data = write_file(home / "tiny.h5", tiny_arrays())
     return home, start_run(words(data, "trainer.max_epochs=6"), home / "finished")
@@ -78,7 +78,7 @@ def test_a_finished_run_that_is_trained_further_can_be_interrupted(tmp_path, tin
     assert json.loads((run_dir / "summary.json").read_text())["epochs"] == 40
 
 
-def test_resume_of_no_run(tmp_path):
+def test_resuming_a_folder_that_is_not_a_run(tmp_path):
     done = run("--resume", tmp_path, cwd=tmp_path)
     assert done.returncode == 1
     assert "config.yaml" in done.stderr
@@ -101,7 +101,7 @@ def test_non_finite_loss_stops_and_keeps_the_checkpoints(tmp_path, tiny_file):
     assert last.read_bytes() == stamp
 
 
-def test_goes_on_from_the_last_epoch_where_another_was_the_best(tmp_path, tiny_file):
+def test_continues_from_the_last_epoch_even_if_another_was_the_best(tmp_path, tiny_file):
     args = words(tiny_file, "callbacks=[checkpoint]", "callbacks.checkpoint.mode=max",
                  "model.lr_scheduler=true", "model.lr_patience=0", "model.lr_init=0.2",
                  "posterior_sampling.use_best_ckpt=false")  # fmt: skip
@@ -129,14 +129,14 @@ SHORT = ["callbacks=[checkpoint]", "logger=[csv]", "+trainer.enable_progress_bar
 
 
 def without_its_end(run_dir):
-    """Make a finished run one that was interrupted after its last epoch."""
+    """Change a finished run as if it had been interrupted after its last epoch."""
     (run_dir / "summary.json").unlink()
     for output in run_dir.glob("*.h5"):
         output.unlink()
 
 
-def test_a_moved_run_is_taken_up_where_it_is(tmp_path, tiny_file, monkeypatch):
-    """With the best epoch of before, whose file is in the new folder, and nowhere else."""
+def test_a_moved_run_is_resumed_in_its_new_folder(tmp_path, tiny_file, monkeypatch):
+    """The best epoch so far is kept, whose file is only in the new folder."""
     # The loss grows, so that the best epoch is before the interruption.
     args = words(tiny_file, *SHORT, "model.lr_init=0.3", "model.lr_scheduler=true",
                  "callbacks.checkpoint.filename=best")  # fmt: skip
@@ -162,7 +162,7 @@ def test_a_moved_run_is_taken_up_where_it_is(tmp_path, tiny_file, monkeypatch):
 
 
 def test_the_best_score_of_another_run_does_not_count(tmp_path, tiny_file):
-    """A run that begins with a checkpoint from elsewhere keeps checkpoints of its own."""
+    """A run that begins with a checkpoint from another folder keeps its own checkpoints."""
     first = start_run([*words(tiny_file, *SHORT), "trainer.max_epochs=2"], tmp_path / "first")
     second = tmp_path / "second"
     shutil.copytree(first, second)
@@ -174,7 +174,7 @@ def test_the_best_score_of_another_run_does_not_count(tmp_path, tiny_file):
 
 
 def test_a_run_that_added_a_session_is_not_resumed(tmp_path):
-    """Neither one of today nor one of an earlier version, whose function had another path."""
+    """This holds for this version and for an earlier one, whose function had another path."""
     for target in ("lfads_torch.running.new_session", "lfads_torch.new_session"):
         model = {"_target_": f"{target}.one_session_model"}
         OmegaConf.save({"model": model}, tmp_path / "config.yaml")

@@ -1,4 +1,4 @@
-"""The folder of a run: made once, summarised, and asked for its checkpoint."""
+"""The folder of a run is made once, has a summary, and its checkpoint is found."""
 
 import json
 
@@ -40,7 +40,9 @@ def test_the_default_folder_is_named_after_data_and_time(tmp_path, monkeypatch):
 
 def test_a_folder_that_is_not_that_of_a_run(tmp_path):
     for ask in (read_config, checkpoint_of_run):
-        with pytest.raises(MissingFileError, match=r"no folder of a run: it has no config\.yaml"):
+        with pytest.raises(
+            MissingFileError, match=r"not the folder of a run: it has no config\.yaml"
+        ):
             ask(tmp_path)
     (tmp_path / "config.yaml").write_text("- a\n- b\n")
     with pytest.raises(UserError, match="must be a mapping"):
@@ -64,7 +66,7 @@ def test_the_checkpoint_of_a_run(tmp_path):
 
 
 def test_the_only_checkpoint_in_a_folder(tmp_path):
-    with pytest.raises(MissingFileError, match="no file and holds no"):
+    with pytest.raises(MissingFileError, match="not a file and holds no"):
         checkpoint_in_folder(tmp_path)
     (one := tmp_path / "one.ckpt").touch()
     assert checkpoint_in_folder(tmp_path) == checkpoint_in_folder(one) == one
@@ -74,7 +76,7 @@ def test_the_only_checkpoint_in_a_folder(tmp_path):
     assert checkpoint_in_folder(one) == one
 
 
-def test_a_summary_is_never_half_written(tmp_path):
+def test_a_summary_is_never_incomplete(tmp_path):
     assert read_summary(tmp_path) == {}
     write_summary(tmp_path, {"epochs": 3})
     with pytest.raises(TypeError):

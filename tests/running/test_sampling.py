@@ -86,7 +86,7 @@ def test_little_memory_gives_the_same_distribution(model, datamodule, tmp_path):
 def test_equals_running_the_whole_model_once_a_sample(
     recurrence, datamodule, tmp_path, monkeypatch
 ):
-    """With the noise of a sample of a trial at a time, the mean is that of separate forwards."""
+    """With the same noise, the mean is that of separate forward passes."""
     torch.manual_seed(0)
     model = tiny_model(recurrence=recurrence)
     monkeypatch.setattr(analysis._Sampling, "_rows_at_once", lambda *args: 1)
@@ -129,7 +129,7 @@ def test_has_the_distribution_of_whole_forward_passes(recurrence, datamodule, tm
         samples = output[f"valid_{field}_samples"]
         assert samples.shape == expected.shape
         expected, samples = (x.reshape(len(x), n_samples, -1) for x in (expected, samples))
-        # Of each trial one number in its last bin, and how neighbours in time go together.
+        # Compare a number in the last bin of each trial, and the correlation between two bins.
         for a, b in zip(samples, expected, strict=True):
             assert ks_2samp(a[:, -1], b[:, -1]).pvalue > 1e-5
             assert ks_2samp(a[:, 0] * a[:, -1], b[:, 0] * b[:, -1]).pvalue > 1e-5
@@ -173,8 +173,8 @@ class GivenNoise(Null):
         return made
 
 
-def test_decoding_samples_together_equals_decoding_them_apart(model):
-    """The samples of a trial share its controller inputs, also where noise is drawn."""
+def test_decoding_samples_together_equals_decoding_them_separately(model):
+    """The samples of a trial share its controller inputs, even if noise is drawn."""
     encoding = model.encode({0: SessionBatch(torch.ones(3, 8, 4), torch.ones(3, 10, 5))})
     noise = torch.randn(10, 12, 2)
     for recurrence in ("plain", "torch", "compiled"):
@@ -188,7 +188,7 @@ def test_decoding_samples_together_equals_decoding_them_apart(model):
                 expected = output
             for a, b in zip(output, expected, strict=True):
                 torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
-    # Where gradients are wanted, each sample hands its own back.
+    # If gradients are needed, each sample contributes its own.
     encoding = encoding._replace(ci=encoding.ci.detach().requires_grad_())
     model.decoder(ic_samp.detach(), encoding.ci, torch.zeros(12, 10, 0)).factors.sum().backward()
     assert encoding.ci.grad.any()
@@ -213,7 +213,7 @@ def test_a_deterministic_model_is_run_once(datamodule, tmp_path):
     np.testing.assert_allclose(output["valid_output_params"], expected.output_params, rtol=1e-5)
 
 
-def test_training_mode_and_weights_are_left_alone(model, datamodule, tmp_path):
+def test_training_mode_and_weights_do_not_change(model, datamodule, tmp_path):
     before = {key: value.clone() for key, value in model.state_dict().items()}
     model.train()
     run_posterior_sampling(model, datamodule, tmp_path / "o.h5", 2)
@@ -251,7 +251,7 @@ def test_reshuffled_trials_keep_their_numbers(model, tiny_file, tmp_path):
         )
 
 
-def test_trials_are_numbered_where_the_file_does_not(model, tmp_path):
+def test_trials_are_numbered_if_the_file_does_not_number_them(model, tmp_path):
     arrays = tiny_arrays()
     del arrays["train_inds"], arrays["valid_inds"]
     arrays["test_encod_data"] = arrays["valid_encod_data"][:3]
@@ -278,7 +278,7 @@ def test_sessions_have_a_file_each(tmp_path):
     assert [len(read(path)["valid_factors"]) for path in paths] == [6, 3]
 
 
-def test_needs_a_sample(model, datamodule, tmp_path):
+def test_at_least_one_sample_is_needed(model, datamodule, tmp_path):
     with pytest.raises(ValueError, match="num_samples"):
         run_posterior_sampling(model, datamodule, tmp_path / "o.h5", 0)
 

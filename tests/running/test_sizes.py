@@ -125,7 +125,7 @@ def test_widths_that_are_not_those_of_the_reconstruction(tiny):
 
 
 def test_external_inputs(tiny):
-    """Ignored where 0, read from the file where null, and needed in the file where given."""
+    """The number is ignored if it is 0, read from the file if null, and otherwise checked."""
     for stated in ("0", "null"):
         assert generic(f"model.ext_input_dim={stated}").model.ext_input_dim == 0
     with pytest.raises(ValueError, match=r"ext_input_dim = 2, but .*tiny\.h5 has no train_ext_inp"):
@@ -145,13 +145,13 @@ def test_leading_bins(tiny):
 
 
 class OwnData(pl.LightningDataModule):
-    """A data module that knows of no file."""
+    """A data module without files."""
 
     def __init__(self, n):
         super().__init__()
 
 
-def test_data_modules_without_files_are_left_alone(tmp_path):
+def test_data_modules_without_files_are_not_checked(tmp_path):
     write_texts(tmp_path, {"datamodule/own.yaml": f"_target_: {__name__}.OwnData\nn: 3\n"})
     overrides = ["model=area2_bump", "datamodule=own"]
     resolved = compose("single.yaml", overrides, config_dir=tmp_path)

@@ -25,10 +25,10 @@ from tests.running.runs import SCRIPT, rows, run, words
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A run of 6 epochs with its output, and the folder that it was started in."""
+    """Train a run of 6 epochs, and return it with its output and the folder of its start."""
     home = tmp_path_factory.mktemp("runs")
     write_file(home / "tiny.h5", tiny_arrays())
-    # The path of the data is relative to the folder that the run is started in.
+    # The path of the data is relative to the folder in which the run is started.
     done = run(*words("tiny.h5", "trainer.max_epochs=6", "run_dir=finished"), cwd=home)
     assert done.returncode == 0, done.stderr
     return home, home / "finished", done
@@ -161,7 +161,7 @@ class Stop(pl.Callback):
 
 
 def test_the_first_training_step_comes_soon(tmp_path):
-    """Within 10 s of the processor, which do not depend on what else the machine does."""
+    """It takes less than 10 s of processor time, which does not depend on other programs."""
     (tmp_path / "first_step.py").write_text(FIRST_STEP)
     path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
     stop = "+callbacks.first={_target_: first_step.Stop}"
@@ -182,7 +182,7 @@ def files(folder):
 
 
 def test_nothing_is_written_to_the_current_folder(finished):
-    """Not by a process of its own, which leaves the data and the run."""
+    """After the run, the folder only holds the data and the run."""
     home, run_dir, _ = finished
     assert {path.name for path in home.iterdir()} <= {"tiny.h5", "finished"}
     epoch = {"plots/raster_valid_sess0_epoch0000.png", "plots/losses_epoch0005.png"}
@@ -234,7 +234,7 @@ def test_the_current_folder_is_never_changed(tmp_path, tiny_file, monkeypatch):
 
 
 def test_the_script_takes_the_packaged_configuration(tmp_path, tiny_file, monkeypatch):
-    """Even if ../configs/single.yaml is that of another project."""
+    """This holds even if ../configs/single.yaml belongs to another project."""
     project = tmp_path / "project"
     (project / "configs").mkdir(parents=True)
     (project / "configs" / "single.yaml").write_text("defaults: []\nof_another_project: true\n")
@@ -257,7 +257,7 @@ def test_the_script_sets_no_configuration():
 
 
 def test_a_refused_argument_is_reported_with_its_key(tmp_path, tiny_file):
-    """Also if the class that refuses it is not of this library."""
+    """This also holds if the class that refuses it does not belong to this library."""
     for override, message in [
         ("datamodule.batch_size=0", "batch_size"),
         ("+trainer.accelerator_=1", "accelerator_"),

@@ -1,4 +1,4 @@
-"""run_model, and what it writes where."""
+"""run_model trains, and writes its files to the current folder."""
 
 import pytest
 import torch
@@ -26,5 +26,5 @@ def test_run_model_works_in_the_current_folder(tmp_path, tiny_file, monkeypatch)
     loaded = run_model(overrides, trained.best_checkpoint, do_train=False)
     for key, value in trained.model.state_dict().items():
         assert torch.equal(loaded.model.state_dict()[key], value)
-    with pytest.raises(FileNotFoundError, match="no file and holds no"):
+    with pytest.raises(FileNotFoundError, match="not a file and holds no"):
         run_model(overrides, other)

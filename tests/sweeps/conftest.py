@@ -1,4 +1,4 @@
-"""Configurations and histories of small sweeps, and a search that only records what it is given."""
+"""Configurations and histories of small sweeps, and a search that only records its arguments."""
 
 import functools
 
@@ -19,7 +19,7 @@ GENERATIONS = [
     {"a": (2.5, 2.2e-3, "b"), "b": (2.9, 2e-3, None), "c": (float("inf"), 3e-2, None)},
     {"a": (2.0, 2.2e-3, None), "b": (2.1, 2.3e-3, "a"), "c": (1.5, 2.4e-3, "a")},
 ]
-"""Of each generation, by trial: score, learning rate, and the trial that it took over from."""
+"""For each generation, by trial: score, learning rate, and the trial whose model it took over."""
 
 
 @pytest.fixture
@@ -40,12 +40,12 @@ def options(*overrides, config=PBT):
 
 
 class Started(Exception):
-    """Raised where the search would begin."""
+    """Raised when the search would begin."""
 
 
 @pytest.fixture
 def searched(monkeypatch):
-    """Replace the search; the fixture is the list of the arguments that it was given."""
+    """Replace the search, and return the list of the arguments of its calls."""
     calls = []
 
     def record(run_dir, config, options, resume=False):

@@ -1,4 +1,4 @@
-"""Mistakes that are found before a sweep starts, and before there is a folder."""
+"""Mistakes are found before a sweep starts and before its folder is made."""
 
 import pytest
 
@@ -58,5 +58,5 @@ def test_sampling_functions_of_ray(data, tmp_path, searched):
         run_sweep(words(data, f"+sweep.space.tau={tau}"), tmp_path / "run", PBT)
     made = searched[-1][2].space
     assert 2 <= to_domain(made["model.co_prior.tau"]).sample() < 9
-    # Trials compose their configuration so.
+    # Trials compose their configuration in this way.
     assert compose(tmp_path / "run" / "config.yaml", {"model.co_prior.tau": 3})

@@ -1,4 +1,4 @@
-"""Composing a sweep: packaged search spaces, and the former name of num_trials."""
+"""Sweeps are composed with packaged search spaces, and with the former name of num_trials."""
 
 import pytest
 from omegaconf import OmegaConf
@@ -12,7 +12,7 @@ from tests.sweeps.test_options import PUBLISHED
 
 
 def test_a_published_configuration_gets_a_search(data, tmp_path, searched):
-    """A configuration without ``sweep`` gets the search that its file name stands for."""
+    """A configuration without ``sweep`` gets the search that belongs to its file name."""
     body = OmegaConf.load(PBT)
     body.defaults = [entry for entry in body.defaults if "sweep" not in entry]
     for name, expected in (("pbt", PUBLISHED), ("mine", 5)):

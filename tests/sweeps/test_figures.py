@@ -1,4 +1,4 @@
-"""The figure of scores and hyperparameters."""
+"""The figure of a sweep shows scores, hyperparameters and the lineage of the best model."""
 
 import matplotlib.image
 import numpy as np
@@ -18,7 +18,7 @@ def titles(figure):
     return [axes.get_title() for axes in figure.axes]
 
 
-def test_draws_score_and_what_varies(sweep):
+def test_draws_the_score_and_hyperparameters_that_vary(sweep):
     figure = plot_pbt_hps(sweep, save_dir=sweep / "plots")
     assert titles(figure) == ["score", "model.lr_init"]
     assert matplotlib.image.imread(sweep / "plots" / "pbt_hps.png").std() > 0
@@ -36,7 +36,7 @@ def test_draws_score_and_what_varies(sweep):
     assert score.lines[-1].get_color() != score.lines[0].get_color()
 
 
-def test_draws_what_is_asked_for(sweep):
+def test_draws_the_requested_fields(sweep):
     assert titles(plot_pbt_hps(sweep, "model.dropout_rate")) == ["model.dropout_rate"]
     names = ["model.lr_init", "score"]
     assert titles(plot_pbt_hps(sweep, plot_field=names)) == ["model.lr_init", "score"]

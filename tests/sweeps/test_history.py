@@ -1,4 +1,4 @@
-"""The history of a sweep: what is written, read and traced back."""
+"""The history of a sweep is written and read, and the lineage of a model is found in it."""
 
 import json
 import math

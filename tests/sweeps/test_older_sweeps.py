@@ -1,6 +1,6 @@
-"""A population that an older version began, and that was killed after two of three generations.
+"""A population of an older version, which was killed after two of three generations, is resumed.
 
-``data/interrupted_sweep.tar.xz`` is its folder. :data:`SCORES` is what the older version found
+``data/interrupted_sweep.tar.xz`` is its folder. :data:`SCORES` are the scores of the older version
 without an interruption.
 """
 

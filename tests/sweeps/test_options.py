@@ -1,4 +1,4 @@
-"""The options of a sweep, as packaged and as users may give them."""
+"""The options of a sweep are those of the packaged files, and mistakes of users are named."""
 
 import dataclasses
 
@@ -63,7 +63,7 @@ def test_everything_that_is_searched_exists(data, name, controller):
 
 
 def test_options_are_those_of_the_base_configuration():
-    """So every option is documented there."""
+    """Therefore every option is documented there."""
     base = OmegaConf.load("configs/sweep/base.yaml")
     own = {field.name for field in dataclasses.fields(SweepOptions)}
     assert set(base) == own - {"id", "max_epochs", "use_best"}

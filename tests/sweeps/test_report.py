@@ -1,4 +1,4 @@
-"""What a sweep prints."""
+"""A sweep prints its progress and its result."""
 
 import dataclasses
 import math

@@ -1,4 +1,4 @@
-"""Which trial of a sweep is best."""
+"""The best trial of a sweep is chosen by its score."""
 
 import dataclasses
 import math

@@ -51,7 +51,9 @@ def test_a_folder_that_exists_is_not_touched(data, tmp_path, searched):
 
 def test_resuming(data, tmp_path, searched):
     run_dir = tmp_path / "run"
-    with pytest.raises(FileNotFoundError, match="is no folder of a sweep that could be resumed"):
+    with pytest.raises(
+        FileNotFoundError, match="is not the folder of a sweep that could be resumed"
+    ):
         resume_sweep(run_dir)
     with pytest.raises(Started):
         run_sweep(words(data), run_dir, PBT)
@@ -71,7 +73,7 @@ def test_resuming(data, tmp_path, searched):
     assert searched[-1][2] == dataclasses.replace(searched[0][2], max_failures=9)
     assert OmegaConf.load(run_dir / "config.yaml").sweep.max_failures == 9
     assert OmegaConf.load(run_dir / "config.1.yaml").sweep.max_failures == 3
-    # A sweep that has ended is left alone.
+    # A sweep that has ended does not change.
     write_summary(run_dir, {"best_trial": "a"})
     resume_sweep(run_dir, ["sweep.max_failures=8"])
     assert OmegaConf.load(run_dir / "config.yaml").sweep.max_failures == 9

@@ -25,7 +25,7 @@ POPULATION = [
     "sweep.scheduler.burn_in_period=3", "sweep.stopper.min_improvement_ratio=0",
     "trainer.max_epochs=9",
 ]  # fmt: skip
-"""Four trials that meet after 3, 5, 7 and 9 epochs."""
+"""Four trials, with tournaments after 3, 5, 7 and 9 epochs."""
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +81,7 @@ def assert_same_sweep(a, b):
 
 @pytest.fixture(scope="module")
 def population(home):
-    """A finished search with a logger that is misconfigured, and what it printed."""
+    """Run a search with a misconfigured logger, and return its folder and what it printed."""
     said = run(home, "run_pbt.py", *POPULATION, "logger=[wandb]", "run_dir=whole")
     return home / "whole", said
 
@@ -112,7 +112,7 @@ def test_a_population(population):
     assert (run_dir / "plots" / "pbt_hps.png").is_file()
 
 
-def test_the_best_model_is_a_run_of_its_own(population):
+def test_the_best_model_has_its_own_run_folder(population):
     run_dir, _ = population
     best = run_dir / "best_model"
     model = LFADS.load_from_checkpoint(best / "lightning_checkpoints" / "last.ckpt")
@@ -132,7 +132,7 @@ def test_disk_use_is_bounded(population):
     assert not list(Path(tempfile.gettempdir()).glob(f"lfads_torch_{sweep_id(run_dir)}_*"))
 
 
-def test_a_search_that_has_ended_is_left_alone(population, home):
+def test_a_search_that_has_ended_does_not_change(population, home):
     run_dir, _ = population
     before = {path: path.stat().st_mtime_ns for path in run_dir.rglob("*")}
     assert "has ended" in run(home, "run_pbt.py", "--resume", run_dir)
@@ -146,7 +146,7 @@ def sweep_id(run_dir):
 
 
 def start_and_kill(home, script, words, run_dir, n_results, how=signal.SIGKILL):
-    """Start a sweep, and kill its process as soon as it has so many results."""
+    """Start a sweep, and kill its process as soon as it has ``n_results`` results."""
     process = subprocess.Popen(
         command(script, "datamodule.datafile_pattern=tiny.h5", *words, f"run_dir={run_dir}"),
         cwd=home, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
@@ -191,7 +191,7 @@ def test_a_trial_is_killed(population, home):
     words, marker = fault(home, 1, 4, "kill", "killed")
     said = run(home, "run_pbt.py", *POPULATION, *words)
     assert marker.exists()
-    assert "trial_00001 failed and goes on" in said
+    assert "trial_00001 failed and continues" in said
     assert "no reason is known" not in said
     assert_same_sweep(population[0], home / "killed")
 

@@ -1,4 +1,4 @@
-"""Search spaces: ranges, first values, perturbations, and how a space is written."""
+"""Search spaces are read, and first values and perturbations have the documented distributions."""
 
 import numpy as np
 import pytest
@@ -105,7 +105,7 @@ def test_perturbation_beyond_limits_that_are_not_enforced():
     assert min(values) < 0.9
 
 
-def test_a_value_outside_of_the_limits_is_brought_back():
+def test_a_value_outside_of_the_limits_is_moved_inside():
     rng = np.random.default_rng(0)
     hyperparam = HyperParam(0.1, 0.5, explore_wt=0.2, enforce_limits=True)
     assert 0.4 <= hyperparam.explore(7.0, rng) < 0.5

@@ -20,14 +20,14 @@ def test_a_state_that_a_kill_has_cut_short_is_repaired(tmp_path, caplog):
     assert state.read_text() == '{"trials": 2}'
     assert (tmp_path / "searcher-state.pkl").read_bytes() == b"two"
     assert "cannot be read" in caplog.text
-    # A readable state is left alone.
+    # A readable state does not change.
     state.write_text('{"trials": 4}')
     repair_state(tmp_path)
     assert state.read_text() == '{"trials": 4}'
 
 
 def test_a_newer_state_that_cannot_be_read_is_renamed(tmp_path):
-    """Ray reads the newest; each resumption begins a new one."""
+    """Ray reads the newest state; each resumption begins a new one."""
     older = tmp_path / "experiment_state-2026-01-01.json"
     newer = tmp_path / "experiment_state-2026-01-02.json"
     older.write_text('{"trials": 1}')

@@ -20,7 +20,7 @@ from lfads_torch.sweeps.tournament import (
 @given(st.integers(0, 500), st.integers(1, 150), st.integers(1, 40))
 @settings(deadline=None)
 def test_boundaries_are_those_of_the_scheduler(epoch, burn_in, every):
-    """They are a generation apart, and one is at the end of burn-in or the first generation."""
+    """Their distance is a generation, and one is at the end of burn-in or the first generation."""
     first = max(burn_in, every)
     boundary = next_boundary(epoch, first, every)
     assert epoch < boundary <= epoch + every
@@ -28,7 +28,7 @@ def test_boundaries_are_those_of_the_scheduler(epoch, burn_in, every):
 
 
 def test_boundaries_from_the_beginning():
-    """There are boundaries, and so checkpoints, before the end of a long burn-in."""
+    """There are boundaries, and therefore checkpoints, before the end of a long burn-in."""
     epoch, boundaries = 0, []
     while epoch < 155:
         epoch = next_boundary(epoch, 105, 25)
@@ -60,7 +60,7 @@ def test_pairs_are_random_and_repeatable():
     assert left_out == set(range(5))
 
 
-def test_explore_perturbs_what_is_searched_and_leaves_the_rest():
+def test_explore_perturbs_only_what_is_searched():
     space = {"model.lr_init": HyperParam(1e-5, 5e-3), "absent": HyperParam(1.0, 2.0)}
     config = {"model.lr_init": 1e-3, "seed": 5, "model.gen_dim": 64}
     new = explore(config, space, np.random.default_rng(0))

@@ -1,4 +1,4 @@
-"""What figures are drawn from: checks and summaries of arrays (trials, time, channels)."""
+"""Checks and summaries of the arrays (trials, time, channels) that figures show."""
 
 from typing import Any, NamedTuple, TypedDict
 

@@ -27,7 +27,7 @@ class _Panel(NamedTuple):
 
     label: str
     curves: Mapping[str, str]
-    """The names of metrics and how they are called in the legend."""
+    """The label in the legend of each metric, by the name of the metric."""
 
 
 _PANELS = (

@@ -31,7 +31,7 @@ def plot_run(run_dir: str | Path) -> list[Path]:
 
     The figures are written to ``plots/``: ``losses.png`` from ``csv_logs/metrics.csv``, and from
     each ``lfads_output_sess{S}.h5`` ``raster_valid_sess{S}.png``, ``psth_valid_sess{S}.png`` (if
-    the data have conditions) and ``trajectories_valid_sess{S}.png``. Nothing is drawn of files
+    the data have conditions) and ``trajectories_valid_sess{S}.png``. Files
     that do not exist. If a figure fails, this is logged as a warning, and the others are drawn.
 
     Parameters
@@ -51,7 +51,9 @@ def plot_run(run_dir: str | Path) -> list[Path]:
     """
     run_dir = Path(run_dir)
     if not run_dir.is_dir():
-        raise MissingFileError(f"plot_run draws the figures of a run's folder: {run_dir} is none.")
+        raise MissingFileError(
+            f"plot_run draws figures of the folder of a run, but there is no folder {run_dir}."
+        )
     figures: dict[str, Callable[[], Figure | None]] = {}
     metrics = run_dir / "csv_logs" / "metrics.csv"
     if metrics.exists():
@@ -69,7 +71,7 @@ def plot_run(run_dir: str | Path) -> list[Path]:
             if figure is not None:
                 save_figure(figure, path)
                 written.append(path)
-        except Exception:  # a figure that fails must not make the run fail
+        except Exception:  # An error in a figure must not stop the run.
             logger.warning("%s could not be drawn:", path, exc_info=True)
     return written
 

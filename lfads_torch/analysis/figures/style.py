@@ -66,8 +66,8 @@ def style_axes(ax: Axes, integer_x: bool = False) -> None:
     Parameters
     ----------
     ax
-        The axes, with what they show: where that is an image, the ticks of the vertical axis are
-        integers.
+        The axes, after everything has been drawn. If they show an image, the ticks of the vertical
+        axis are integers.
     integer_x
         Whether the ticks of the horizontal axis are integers.
     """
@@ -84,13 +84,26 @@ def style_axes(ax: Axes, integer_x: bool = False) -> None:
 
 
 def _tick_locator(integer: bool = False) -> MaxNLocator:
+    """Return a locator of few ticks, at integers if ``integer``."""
     from matplotlib.ticker import MaxNLocator
 
     return MaxNLocator(4, steps=[1, 2, 5, 10], integer=integer, min_n_ticks=1 if integer else 3)
 
 
 def draw_curves(ax: Axes, time: Array, values: Array, linewidth: float = 0.9) -> None:
-    """Draw each column of ``values`` (T, N) over ``time`` (T,), each in a colour of its own."""
+    """Draw curves in different colours.
+
+    Parameters
+    ----------
+    ax
+        The axes.
+    time
+        (T,), the horizontal coordinates.
+    values
+        (T, N), a curve in each column.
+    linewidth
+        Width of the lines in points.
+    """
     marker = "o" if len(time) == 1 else None
     for i, curve in enumerate(values.T):
         colour = COLOURS[i % len(COLOURS)]
@@ -109,9 +122,9 @@ def add_colour_bar(
     image
         One of the images.
     axes
-        The axes of all of them, beside which the bar is drawn.
+        The axes of all images, next to which the bar is drawn.
     values
-        What the images show. The bar has a pointed end if some of them exceed the scale.
+        The values that the images show. The bar has a pointed end if some of them exceed the scale.
     unit
         The label of the bar.
     """
@@ -143,6 +156,7 @@ def ramp_colours(n_colours: int) -> Array:
 
 
 def _style_colour_bar(bar: Colorbar, integer: bool) -> None:
+    """Set few ticks with small labels, and remove the frame of a colour bar."""
     bar.locator = _tick_locator(integer)
     bar.update_ticks()
     bar.ax.tick_params(labelsize=SMALL_FONT, length=2)

@@ -29,12 +29,12 @@ if TYPE_CHECKING:
 
 
 class _Curves(NamedTuple):
-    """What is drawn of the factors: a curve for each trial."""
+    """The curves to draw, one for each trial."""
 
     points: Array
     """(trials, time, 2 or 3)."""
     names: list[str]
-    """What each of the coordinates is, for the labels of the axes."""
+    """The label of the axis of each coordinate."""
 
 
 class _LineStyle(NamedTuple):
@@ -196,7 +196,7 @@ def _line_style(n_trials: int, n_groups: int, has_averages: bool) -> _LineStyle:
 def _draw_group(
     ax: Axes, points: Array, colour: Any, style: _LineStyle, has_averages: bool
 ) -> None:
-    """Draw the trials (n, T, 2 or 3) of a group and, if it is wanted, their average."""
+    """Draw the trials (n, T, 2 or 3) of a group and, if ``has_averages``, their average."""
     for trial in points:
         ax.plot(*trial.T, color=colour, linewidth=style.trial_width, alpha=style.alpha)
         ax.plot(*trial[:1].T, "o", color=colour, markersize=2, alpha=style.alpha)

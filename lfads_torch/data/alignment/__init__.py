@@ -8,7 +8,7 @@ Methods 15:805, online methods on several sessions):
 The trials of each session are smoothed and averaged into the responses to each condition, called
 PSTHs (:mod:`~lfads_torch.data.alignment.responses`). A principal component analysis of the channels
 of all sessions together gives components that the sessions share, and a ridge regression maps the
-channels of each session alone to these components (:mod:`~lfads_torch.data.alignment.regression`).
+channels of each session to these components (:mod:`~lfads_torch.data.alignment.regression`).
 The regression weights and the channel means are written into the session files as
 ``readin_weight`` and ``readout_bias`` (:mod:`~lfads_torch.data.alignment.files`), which are the
 initial values of :class:`~lfads_torch.modules.readin_readout.MultisessionReadin` and

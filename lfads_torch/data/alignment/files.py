@@ -1,4 +1,4 @@
-"""Session files are aligned, and the alignment is written into them or into copies of them."""
+"""Aligns session files, and writes the alignment into them or into copies of them."""
 
 import os
 import shutil
@@ -27,8 +27,8 @@ class AlignedSession:
     Attributes
     ----------
     source, path
-        The file that was read, and the one that holds the alignment: the same, unless there is an
-        output folder.
+        The file that was read, and the file that holds the alignment. They are the same file unless
+        there is an output folder.
     n_channels, n_trials, n_conditions
         Channels of the session, and the training trials and conditions that were averaged.
     score, explained_variance
@@ -54,9 +54,9 @@ def align_files(
 ) -> list[AlignedSession]:
     """Align session files and write ``readin_weight`` and ``readout_bias`` into them.
 
-    Nothing else in the files changes. The two arrays are written to hidden copies beside the
-    files, which take their place once all of them are complete: if anything fails before, every
-    file is as it was. The arrays keep, as attributes, ``n_components``, ``smoothing_width``,
+    Nothing else in the files changes. The two arrays are written to hidden copies in the same
+    folder, which take their place once all of them are complete: if anything fails before, no file
+    changes. The attributes of the arrays are ``n_components``, ``smoothing_width``,
     ``ridge_alpha`` and ``sessions``, the names of all files that were aligned together.
 
     Parameters
@@ -132,7 +132,7 @@ def align_files(
 
 
 def _targets(sources: Sequence[Path], output_dir: str | Path | None, overwrite: bool) -> list[Path]:
-    """Return the file that each alignment is written to, and refuse to replace what exists."""
+    """Return the file that each alignment is written to; existing files are refused."""
     if output_dir is None:
         targets = list(sources)
     else:
@@ -142,7 +142,7 @@ def _targets(sources: Sequence[Path], output_dir: str | Path | None, overwrite: 
         if final in finals[:i]:
             raise UserError(
                 f"{sources[finals.index(final)]} and {sources[i]} would both be written to "
-                f"{final}: every session needs a file of its own, with a name of its own."
+                f"{final}: every session needs its own file, with its own name."
             )
     for target in targets:
         if output_dir is None:
@@ -156,9 +156,10 @@ def _targets(sources: Sequence[Path], output_dir: str | Path | None, overwrite: 
 
 
 def _check_changeable(path: Path, overwrite: bool) -> None:
+    """Refuse a file that is write-protected or has already been aligned."""
     if not os.access(path, os.W_OK):
         raise FileAccessError(
-            f"{path} is write-protected: allow writing, or have copies made with output_dir (on "
+            f"{path} is write-protected: allow writing, or write copies with output_dir (on "
             f"the command line --output-dir)."
         )
     if overwrite or not h5py.is_hdf5(path):
@@ -185,7 +186,7 @@ def _check_conditions(paths: Sequence[Path], psths: Sequence[ConditionPSTHs]) ->
         raise UserError(
             f"Sessions are aligned by the same conditions, but of the {len(known)} in "
             f"train_cond_idx {'; '.join(lacking)}. Give a condition the same label in every file, "
-            f"and take out those that a session has no training trials of."
+            f"and leave out conditions without training trials in one of the sessions."
         )
 
 

@@ -16,7 +16,7 @@ NEGLIGIBLE_VARIATION = 1e-10
 """A channel whose changes, relative to its mean, are smaller than this counts as constant."""
 
 NEGLIGIBLE_SINGULAR_VALUE = 1e-6
-"""Singular values of the weights, relative to the largest, below which these have no full rank."""
+"""A singular value of the weights, relative to the largest, that is smaller counts as zero."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,7 +157,7 @@ def _align_session(
     weight = np.zeros((len(mean), n_components))
     weight[varying] = coefficients.T
     _check_rank(weight, int(varying.sum()), name)
-    # The components are orthogonal, so that the variance within their space is a sum over them.
+    # The components are orthogonal, so the variance within their space is a sum over components.
     within = np.sum((shared.T @ centred) ** 2 / np.sum(shared**2, axis=0)[:, None])
     return Alignment(
         readin_weight=weight,
@@ -168,7 +168,7 @@ def _align_session(
 
 
 def check_arguments(n_components: int, ridge_alpha: float) -> None:
-    """Raise a UserError if the number of components or the penalty makes no sense."""
+    """Raise a UserError if the number of components or the penalty is out of range."""
     integer = isinstance(n_components, int | np.integer) and not isinstance(n_components, bool)
     if not integer or n_components < 1:
         raise UserError(
@@ -182,6 +182,7 @@ def check_arguments(n_components: int, ridge_alpha: float) -> None:
 
 
 def _check_psths(arrays: Sequence[Floats], names: Sequence[str]) -> None:
+    """Refuse PSTHs of different or wrong shapes, or with values that are not finite."""
     if not arrays:
         raise UserError("There is no session to align: give the PSTHs of at least one.")
     for name, array in zip(names, arrays, strict=True):
@@ -206,7 +207,7 @@ def _check_psths(arrays: Sequence[Floats], names: Sequence[str]) -> None:
 
 
 def _check_rank(weight: Floats, n_varying: int, name: str) -> None:
-    """Refuse weights whose pseudoinverse would explode; warn if it is no inverse."""
+    """Refuse weights that have no stable pseudoinverse; warn if it is not an inverse."""
     n_components = weight.shape[1]
     values = np.linalg.svd(weight, compute_uv=False)
     rank = int((values > NEGLIGIBLE_SINGULAR_VALUE * values[0]).sum())

@@ -47,7 +47,7 @@ def condition_psths(path: str | Path, smoothing_width: float = 2.0) -> Condition
         The session file.
     smoothing_width
         Standard deviation of the Gaussian in bins; 0 does not smooth. The default of 2 bins suits
-        bins of 20 ms; shorter bins need more of them.
+        bins of 20 ms. With shorter bins, choose a larger number.
 
     Returns
     -------

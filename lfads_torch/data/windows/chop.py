@@ -1,4 +1,4 @@
-"""A continuous recording is cut into windows, which become the trials of a session file."""
+"""Cuts a continuous recording into windows, which become the trials of a session file."""
 
 import warnings
 from collections.abc import Mapping
@@ -17,7 +17,22 @@ from lfads_torch.errors import ExistingFileError, UserError
 
 
 def cut(values: NDArray[Any], starts: Ints, window: int) -> NDArray[Any]:
-    """Return windows (windows, window, …) of an array whose first axis is time."""
+    """Cut windows out of an array.
+
+    Parameters
+    ----------
+    values
+        (bins, …), an array whose first axis is time.
+    starts
+        (windows,), the first bin of each window.
+    window
+        Number of bins of a window.
+
+    Returns
+    -------
+    NDArray
+        (windows, window, …).
+    """
     return values[bins_of_windows(starts, window)]
 
 
@@ -45,7 +60,7 @@ def chop_recording(
     spikes
         (bins, channels), spikes in each bin, or any signal.
     window, overlap
-        Bins of a window, and bins that neighbouring windows share at least.
+        Number of bins of a window, and the least number that neighbouring windows share.
     others
         Further arrays by name, (bins, …) each, which become ``{split}_NAME``, such as
         ``behavior``, or ``ext_input`` and ``truth``, which the model knows.
@@ -60,15 +75,15 @@ def chop_recording(
     -------
     arrays
         The arrays by name, as in datasets/README.md, with those that describe where the windows
-        lie (:mod:`lfads_torch.data.windows`). Windows of the ``test`` split, which are not to be
-        trained on, have no ``recon_data``.
+        lie (:mod:`lfads_torch.data.windows`). Windows of the ``test`` split are not used for
+        training and have no ``recon_data``.
     chop
         Where the windows lie.
 
     Raises
     ------
     UserError
-        If the arrays do not fit each other, or for the reasons given in
+        If the shapes of the arrays do not match, or for the reasons given in
         :func:`~lfads_torch.data.windows.segments.find_segments` and
         :func:`~lfads_torch.data.windows.plan.plan_chop`.
     """
@@ -112,7 +127,7 @@ def _check_other(
 ) -> NDArray[Any]:
     """Check an array that accompanies the spikes, and return it with an axis of channels."""
     if name in ("encod_data", "recon_data", "inds") or name.startswith("chop_"):
-        raise UserError(f"An array beside the spikes cannot be named {name!r}: choose another.")
+        raise UserError(f"A further array cannot be named {name!r}: choose another name.")
     if values.shape[:1] != (n_bins,) or values.dtype.kind not in "biuf":
         raise UserError(
             f"{name} must be numbers for each of the {n_bins} bins, but its shape is "
@@ -186,8 +201,8 @@ def chop_file(
         If there is no recording.
     UserError
         For the reasons given in :func:`~lfads_torch.data.recordings.read_recording` and
-        :func:`chop_recording`; or if the recording is a single array, which does not hold the
-        others, or would be overwritten itself.
+        :func:`chop_recording`; if the recording is a single array although others are requested;
+        or if the output would replace the recording.
     """
     recording, output = Path(recording), Path(output)
     if output.exists() and not overwrite:
@@ -213,7 +228,7 @@ def chop_file(
 
 
 def _check_keys(recording: Path, keys: list[str | None]) -> None:
-    """Check that a recording which is a single array is not asked for other arrays."""
+    """Check that no other arrays are requested from a recording that is a single array."""
     inside = [key for key in keys if key is not None and not str(key).endswith(".npy")]
     if inside and recording.suffix == ".npy":
         raise UserError(

@@ -31,8 +31,8 @@ class Chop:
     window
         Bins of a window.
     overlap
-        Bins that two neighbouring windows share at least, and over which their weights fade from
-        one to the other.
+        The least number of bins that two neighbouring windows share, over which their weights fade
+        from one to the other.
     segments
         (segments, 2), first bin and end (not included) of each segment, sorted.
     segment_ids
@@ -57,7 +57,7 @@ class Chop:
         return inside
 
     def segment_of(self, split: str) -> Ints:
-        """Return the row of ``segments`` that each window of a split lies in (windows,)."""
+        """Return the row of ``segments`` in which each window of a split lies (windows,)."""
         return np.searchsorted(self.segments[:, 0], self.starts[split], side="right") - 1
 
     def describe_uncovered(self) -> str:
@@ -74,7 +74,7 @@ class Chop:
                 f"{short.sum()} in {len(short)} of {len(lengths)} segments that are shorter than a "
                 f"window of {self.window} bins"
             )
-        # Only files from which windows were removed have bins without any of these reasons.
+        # Other bins are only uncovered if windows have been removed from the file.
         rest = n_uncovered - n_outside - int(short.sum())
         if rest:
             reasons.append(f"{rest} without a window")

@@ -1,4 +1,4 @@
-"""Merging: values inferred in overlapping windows become values in each bin of the recording."""
+"""Merges values inferred in overlapping windows to one value in each bin of the recording."""
 
 import warnings
 from collections.abc import Sequence
@@ -51,7 +51,7 @@ def merge(windows: NDArray[Any], starts: Ints, n_bins: int, overlap: int) -> Flo
     -------
     NDArray
         (n_bins, …): in each bin the weighted mean over the windows that hold it, with weights that
-        sum to one; NaN where there is no window.
+        sum to one, or NaN if there is no window.
 
     Raises
     ------
@@ -103,7 +103,7 @@ def merge_file(
     fields
         Names of fields, without split; by default all of :data:`FIELDS` that the file holds, and
         their standard deviations ``FIELD_std`` if these were saved. (Standard deviations are
-        averaged like everything else, which overestimates them where windows overlap.)
+        averaged in the same way, which overestimates them where windows overlap.)
 
     Returns
     -------
@@ -151,6 +151,7 @@ def _fields_of(file: h5py.File, chop: Chop) -> list[str]:
 
 
 def _check_fields(file: h5py.File, chop: Chop, fields: Sequence[str]) -> None:
+    """Check that a file has these fields for all windows."""
     for field, (split, starts) in product(fields, chop.starts.items()):
         key = f"{split}_{field}"
         shape = file[key].shape if key in file else None

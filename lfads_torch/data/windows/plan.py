@@ -1,4 +1,4 @@
-"""Where windows are laid in segments, and which of them are for training and for validation."""
+"""Places windows in segments, and assigns them to training and validation."""
 
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -40,11 +40,11 @@ def plan_chop(
     seed: int = 0,
     bridges: bool = True,
 ) -> Chop:
-    """Lay windows over segments.
+    """Cover segments with windows.
 
     In a stretch (a segment, or neighbouring blocks of one split) the windows are spread evenly:
     the first begins with it, the last ends with it, and neighbours share ``overlap`` bins or a few
-    more. All bins of a stretch that is at least as long as a window are therefore covered.
+    more. Therefore all bins of a stretch are covered if it is at least as long as a window.
 
     Segments are cut into blocks of ``block`` bins or more; a shorter segment is one block. Of each
     1 / valid_fraction neighbouring blocks, one is drawn at random for validation.
@@ -56,16 +56,16 @@ def plan_chop(
     n_bins
         Time bins of the recording.
     window, overlap
-        Bins of a window, and bins that neighbouring windows share at least.
+        Number of bins of a window, and the least number that neighbouring windows share.
     valid_fraction
         Fraction of the blocks that are for validation, above 0 and at most 0.5. With None nothing
         is trained on, and all windows are in the ``test`` split.
     block
-        Bins of a block; by default those of ten windows.
+        Number of bins of a block; by default that of ten windows.
     seed
         Seed of the random draw of validation blocks.
     bridges
-        Whether to lay further windows, in the ``test`` split, across the borders between training
+        Whether to place further windows, in the ``test`` split, across the borders between training
         and validation blocks. Without overlap there are none.
 
     Returns
@@ -76,7 +76,7 @@ def plan_chop(
     Raises
     ------
     UserError
-        If a number is out of range, or there are too few bins for what is wanted.
+        If a number is out of range, or if there are too few bins for the windows or blocks.
     """
     if not 0 <= overlap < window:
         raise UserError(

@@ -1,4 +1,4 @@
-"""The Neural Latents Benchmark: its recordings, downloading them, and making data files of them.
+"""The Neural Latents Benchmark: downloads its recordings, and makes data files of them.
 
 ========================  ==========================================================================
 :mod:`~.registry`         phases, bin widths and file names of the benchmark

@@ -1,4 +1,4 @@
-"""``nlb_tools`` 0.0.4, made to work with current versions of pandas and within modest memory."""
+"""Makes ``nlb_tools`` 0.0.4 work with current versions of pandas and with less memory."""
 
 import contextlib
 import copy
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from lfads_torch.datasets.nlb.registry import import_nlb_tools
 
 SAMPLES_AT_ONCE = 2e8
-"""Neurons times ms of which ``nlb_tools`` makes PSTHs at a time, at about 36 bytes each."""
+"""Largest number of neurons times ms in a call of ``nlb_tools``, which takes 36 bytes for each."""
 
 
 @contextlib.contextmanager
@@ -21,7 +21,8 @@ def patched_nlb_tools() -> Iterator[None]:
 
     ``NWBDataset.load`` leaves its index unsorted where behaviour has gaps, which ``resample`` does
     not expect; and ``resample`` calls ``nan_to_num`` in place on arrays that pandas 3 returns
-    read-only. ``nlb_tools`` creates such objects itself, so that a subclass would not be used.
+    read-only. The functions are replaced, because ``nlb_tools`` creates such objects itself and
+    would not use a subclass.
     """
     interface, tensors = import_nlb_tools("nwb_interface"), import_nlb_tools("make_tensors")
     load, numpy, make_psth = interface.NWBDataset.load, interface.np, tensors._make_psth
@@ -67,7 +68,7 @@ def _make_psth_in_blocks(make_psth: Any, recording: Any, *masks: Any, **paramete
     Returns
     -------
     tuple
-        What ``make_psth`` would return for all neurons.
+        The value that ``make_psth`` would return for all neurons.
     """
     heldin, heldout = (
         [column for column in recording.data.columns if column[0] == field]

@@ -97,8 +97,8 @@ def _asset_of(part: str, assets: Sequence[Any], dataset: str, version: str) -> A
 def download_nwb(files: Sequence[RemoteFile]) -> list[Path]:
     """Download the files that have not been downloaded yet, and compare checksums.
 
-    A download that was interrupted continues where it stopped (``….dandidownload`` holds the part
-    that there is). A file gets its name only once it is complete.
+    A download that was interrupted continues where it stopped: ``….dandidownload`` holds the part
+    that has arrived. A file gets its final name only once it is complete.
 
     Returns
     -------
@@ -110,7 +110,7 @@ def download_nwb(files: Sequence[RemoteFile]) -> list[Path]:
     MissingPackageError
         If ``dandi`` is missing.
     ExistingFileError
-        If a file of that name has another content than the archive's. It is left as it is.
+        If a file of that name exists and differs from the archive's. It is not changed.
     FileAccessError
         If a download fails, or its checksum is wrong.
     """
@@ -136,7 +136,7 @@ def download_nwb(files: Sequence[RemoteFile]) -> list[Path]:
 
 
 def describe(files: Sequence[RemoteFile]) -> str:
-    """Return a table of the files, their sizes, and what is still to be downloaded."""
+    """Return a table of the files and their sizes, and the size of the remaining download."""
     lines = [
         f"  {file.size / 1e6:10.1f} MB  {file.local}  "
         f"({'downloaded' if file.is_downloaded else file.url})"

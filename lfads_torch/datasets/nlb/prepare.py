@@ -97,8 +97,8 @@ def prepare_nlb(
     ExistingFileError
         If a data file exists and ``overwrite`` is false.
     UserError
-        If an argument is not one of those above, there are several NWB files, or one cannot be read
-        or does not hold what the benchmark needs.
+        If an argument has a value other than those above, if there are several NWB files, or if a
+        file cannot be read or lacks data that the benchmark needs.
     """
     check_arguments(dataset, bin_widths_ms, phases)
     output_dir = Path(output_dir)
@@ -133,6 +133,7 @@ def prepare_nlb(
 def _check_same_neurons(
     training: dict[str, NDArray[Any]], test: dict[str, NDArray[Any]], nwb_files: dict[str, Path]
 ) -> None:
+    """Check that training and test files have the same number of held-in neurons."""
     n_neurons, expected = test["test_encod_data"].shape[2], training["train_encod_data"].shape[2]
     if n_neurons != expected:
         raise UserError(
@@ -168,7 +169,7 @@ def refuse_existing(
             path = Path(output_dir) / file_name(dataset, bin_width_ms, phase)
             if path.exists():
                 raise ExistingFileError(
-                    f"{path} exists. Choose another output folder, or say --overwrite, which "
+                    f"{path} exists. Choose another output folder, or use --overwrite, which "
                     f"renames the file."
                 )
 
@@ -306,7 +307,7 @@ def _naming_file(path: Path) -> Iterator[None]:
 
 
 def _counts(values: NDArray[Any]) -> NDArray[Any]:
-    """Return spike counts as small integers, or as floats where some are missing."""
+    """Return spike counts as small integers, or as floats if some are missing."""
     if np.isnan(values).any() or values.max(initial=0) > 255:
         return values.astype("float32")
     return values.astype("uint8")

@@ -16,7 +16,17 @@ BIN_WIDTHS = (5, 20)
 
 
 def file_name(dataset: str, bin_width_ms: int, phase: str) -> str:
-    """Return the name under which configurations and submissions know a data file."""
+    """Return the name that configurations and submissions expect of a data file.
+
+    Parameters
+    ----------
+    dataset
+        The name of the recording, such as ``mc_maze``.
+    bin_width_ms
+        5 or 20.
+    phase
+        ``"val"`` or ``"test"``.
+    """
     return f"{dataset}-{bin_width_ms:02d}ms-{phase}.h5"
 
 

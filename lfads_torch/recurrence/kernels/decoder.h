@@ -66,7 +66,7 @@ static void decoder_forward(const DecoderSizes& s, const DecoderArrays<T>& a) {
                 inputs + s.co, n_in);
       if (use_con) {
         T* gates = a.con_gates ? a.con_gates + row * c3 : con_buffer;
-        // Consecutive trials that share controller inputs share what these are projected to.
+        // Consecutive trials that share controller inputs also share the projections of these.
         T* projected = s.repeats > 1 ? shared : gates;
         ci_to_con.multiply(owner(first + rows - 1) + 1 - owner(first),
                            a.ci + owner(first) * s.ci_trial + t * s.ci_bin, s.ci_trial, false,

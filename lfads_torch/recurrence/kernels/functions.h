@@ -21,7 +21,7 @@ static inline float reduce(float x, float& power) {
   const float k = __builtin_rintf(x * 1.44269504f);
   float r = x - k * 0.693359375f;
   r = r + k * 2.12194440e-4f;
-  const int32_t bits = (int32_t(k < 128.f ? k : 128.f) + 127) << 23;  // also where x is NaN
+  const int32_t bits = (int32_t(k < 128.f ? k : 128.f) + 127) << 23;  // This also holds if x is NaN.
   __builtin_memcpy(&power, &bits, sizeof bits);
   return r;
 }
@@ -54,7 +54,7 @@ static inline float sigmoid(float x) {
 }
 static inline double sigmoid(double x) { return 1 / (1 + std::exp(-x)); }
 
-// tanh |x| = e / (e + 2), where e = exp(2 |x|) - 1 is exact also for small x.
+// tanh |x| = e / (e + 2). e = exp(2 |x|) - 1 is accurate for small x, too.
 static inline float hyperbolic_tangent(float x) {
   float y = 2 * __builtin_fabsf(x);
   y = y > 20.f ? 20.f : y;

@@ -44,7 +44,7 @@ static Index count_inputs(const GRUSizes& s, const T* inputs, int32_t* first) {
 template <class T>
 static void compress_inputs(const GRUSizes& s, const T* inputs, const int32_t* first,
                             int32_t* index, T* value) {
-  const Index group = 8;  // channels that are looked at together, as mostly all of them are zero
+  const Index group = 8;  // channels that are tested together, because mostly all of them are zero
   divide(s.trials, int(s.threads), [&](Index from, Index rows, Index) {
     for (Index t = 0; t < s.bins; t++)
       for (Index b = from; b < from + rows; b++) {

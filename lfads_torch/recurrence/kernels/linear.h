@@ -1,4 +1,4 @@
-// Linear maps, as of the factors to the log rates.
+// Linear maps, such as that from the factors to the log rates.
 #pragma once
 
 #include <algorithm>

@@ -34,8 +34,8 @@ static void blas(const char* ta, const char* tb, const int* m, const int* n, con
   dgemm(ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
 }
 
-// Allocates memory that begins where a line of the cache does. The rounding of a library's matrix
-// product may depend on that, and a run that is resumed must round as one that was not interrupted.
+// Allocates memory that begins at a cache line. The rounding of a library's matrix product may
+// depend on that, and a resumed run must round in the same way as an uninterrupted one.
 template <class T>
 struct Aligned {
   typedef T value_type;
@@ -67,8 +67,9 @@ static const int BYTES = 32, TILE_ROWS = 4, TILE_VECTORS = 3;
 #else
 static const int BYTES = 16, TILE_ROWS = 0, TILE_VECTORS = 0;
 #endif
-// Whether products are left to a BLAS library. Those of this file are faster on small matrices, as
-// a library has to rearrange its arguments in every call, and round a row alike wherever it stands.
+// Whether a BLAS library computes the products. The functions of this file are faster on small
+// matrices, because a library has to rearrange its arguments in every call, and their rounding of a
+// row does not depend on its position.
 static const bool USES_BLAS = TILE_ROWS == 0;
 
 template <class T>
@@ -124,7 +125,7 @@ static inline void tile(Index n, Index k, const T* a, Index lda, const T* b, Ind
   for (int i = 0; i < M && cut; i++) std::memcpy(c + i * ldc, edge + i * ld, size_t(n) * sizeof(T));
 }
 
-// As `tile` for m rows: M at a time, and what remains M / 2, M / 4, ... at a time.
+// Does what `tile` does for m rows: M at a time, and the remaining ones M / 2, M / 4, ... at a time.
 template <class T, int M, int N, bool transposed>
 static inline void tiles(Index m, Index n, Index k, const T* a, Index lda, const T* b, Index ldb,
                          bool add, T* c, Index ldc) {
@@ -173,7 +174,7 @@ template <class T>
 class PackedMatrix {
  public:
   PackedMatrix() = default;
-  // Packs a matrix whose rows are `ld` apart, or that is stored as its transpose (n, k).
+  // Packs a matrix whose rows have the stride `ld`, or that is stored as its transpose (n, k).
   PackedMatrix(Index k, Index n, const T* from, Index ld, bool transposed) : k_(k), n_(n) {
     const auto at = [&](Index p, Index j) { return from[transposed ? j * ld + p : p * ld + j]; };
     if (USES_BLAS) {
@@ -187,7 +188,8 @@ class PackedMatrix {
     for (Index left = (n + size - 1) / size, taken; left > 0; left -= taken) {
       taken = tile_width(left);
       Panel panel{first, taken, std::min(n, taken * size), values_.size()};
-      // The last panel ends with the matrix. Columns that it shares with the one before are zero.
+      // The last panel ends with the matrix. Columns that it shares with the previous panel are
+      // zero.
       if (first + taken * size > n) panel.first = n - panel.columns;
       values_.resize(panel.offset + size_t(k * taken * size), T(0));
       for (Index p = 0; p < k; p++)
@@ -196,8 +198,8 @@ class PackedMatrix {
       panels_.push_back(panel);
       first += taken * size;
     }
-    // The last panel is multiplied first, so that the one before writes the columns that they
-    // share.
+    // The last panel is multiplied first, so that the previous panel then writes the columns that
+    // they share.
     std::reverse(panels_.begin(), panels_.end());
   }
 
@@ -241,7 +243,7 @@ static void add_transposed_product(Index m, Index n, Index rows, const T* a, Ind
   }
 }
 
-// The transpose of a matrix whose rows are `ld` apart, with rows padded to a multiple of `pad`.
+// The transpose of a matrix whose rows have the stride `ld`, with rows padded to a multiple of `pad`.
 template <class T>
 static Array<T> transpose(const T* matrix, Index rows, Index columns, Index ld, Index pad = 1) {
   const Index out_ld = (rows + pad - 1) / pad * pad;

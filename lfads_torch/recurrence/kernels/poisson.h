@@ -64,7 +64,8 @@ static void poisson_gradient(const PoissonSizes& s, const T* log_rates, const T*
 }
 
 // Sums over trials of k and of exp(x) - k x, each of the size of a trial. Trials are added up in
-// groups of sixteen, and then the groups, which rounds less than adding one trial after the other.
+// groups of sixteen, and then the groups, which causes a smaller rounding error than adding one
+// trial after the other.
 template <class T>
 static void poisson_sums(const PoissonSizes& s, const T* log_rates, const T* counts, T* sum_counts,
                          T* sum_losses) {

@@ -53,7 +53,8 @@ class Scratch {
   }
 };
 
-// Trials that go through all bins together, so few that their states stay in the cache.
+// Number of trials that are run together through all bins, so few that their states stay in the
+// cache.
 static const Index STRIP = USES_BLAS ? 256 : 32;
 // Rows (trials times bins) that are collected for one product of a weight's gradient.
 static const Index ROWS = USES_BLAS ? 512 : 128;
@@ -101,7 +102,7 @@ class Sums {
   std::vector<Array<T>> parts_;
 };
 
-// to (rows, n) += from, whose rows are `ld` apart; nothing if `from` is null.
+// to (rows, n) += from, whose rows have the stride `ld`; does nothing if `from` is null.
 template <class T>
 static void add_rows(Index rows, Index n, const T* from, Index ld, T* to) {
   if (!from) return;

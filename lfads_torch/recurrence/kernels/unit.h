@@ -6,7 +6,7 @@
 #include "functions.h"
 #include "matrices.h"
 
-// Trials whose bin is computed at a time, so few that it stays in the nearest cache.
+// Number of trials whose bin is computed at a time, so few that it stays in the nearest cache.
 static const Index BLOCK = 2 * TILE_ROWS;
 
 // A unit's weights, packed; all threads share them.
@@ -18,7 +18,7 @@ struct Unit {
   PackedMatrix<T> from_zr, from_n;  // (2H, H), (H, H)
   bool clips;
   T clip;
-  // Packs the weights for the forward pass if there is a bias, else for the backward pass.
+  // Packs the weights for the forward pass if there is a bias, otherwise for the backward pass.
   Unit(Index size, const T* weight, const T* bias, bool clips, double clip)
       : size(size), bias(bias), clips(clips), clip(T(clip)) {
     const T* weight_n = weight + 2 * size * size;
@@ -39,9 +39,9 @@ struct Unit {
                  reset);
   }
 
-  // Replaces the gradient of the state after a bin (rows, H) in `carry` by that of the state before
-  // it, and writes the gradients of the gates. Also copies the state before, and its product with
-  // the reset gate, to rows that `weight_gradient` takes.
+  // Replaces the gradient of the state after a bin (rows, H) in `carry` by that of the previous
+  // state, and writes the gradients of the gates. Also copies the previous state, and its product
+  // with the reset gate, to rows that `weight_gradient` reads.
   void back(Index rows, const T* gates, const T* before, T* carry, T* grads, T* states, T* resets,
             T* grad_reset, T* grad_bias) const {
     const Index h = size, block = USES_BLAS ? rows : BLOCK;

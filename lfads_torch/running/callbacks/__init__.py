@@ -1,4 +1,4 @@
-"""Callbacks of the trainer, one subject a file.
+"""Callbacks of the trainer, with one file for each subject.
 
 Importing them imports neither matplotlib nor ``nlb_tools``: these are imported when a figure is
 drawn, or when the benchmark's scores are computed.

@@ -23,7 +23,7 @@ class LastCheckpoint(Checkpoint):
         self._best_path = ""
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Remember which checkpoint is the best one of a run that is resumed."""
+        """Remember the best checkpoint so far, which a resumed run already has."""
         self._best_path = self.of.best_model_path
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

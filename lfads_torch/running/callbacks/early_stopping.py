@@ -11,7 +11,7 @@ from lfads_torch.errors import UserError
 class EarlyStoppingWithBurnInPeriod(EarlyStopping):
     """Early stopping that ignores the epochs of a burn-in period.
 
-    The loss may well increase while the weights of the penalties are raised. Epochs of the burn-in
+    The loss can increase while the weights of the penalties are raised. Epochs of the burn-in
     period therefore neither count towards the patience nor set the best value. A metric that does
     not exist is reported at once, not only after the burn-in period.
 
@@ -41,15 +41,16 @@ class EarlyStoppingWithBurnInPeriod(EarlyStopping):
         self.burn_in_period = burn_in_period
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Check the metric after a training epoch, if it is to be checked then."""
+        """Check the metric after a training epoch, if this callback checks it then."""
         if not self._is_burning_in(trainer):
             super().on_train_epoch_end(trainer, pl_module)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Check the metric after a validation, if it is to be checked then."""
+        """Check the metric after a validation, if this callback checks it then."""
         if not self._is_burning_in(trainer):
             super().on_validation_end(trainer, pl_module)
 
     def _is_burning_in(self, trainer: pl.Trainer) -> bool:
+        """Return whether the present epoch belongs to the burn-in period."""
         exists = self.monitor in trainer.callback_metrics
         return exists and trainer.current_epoch < self.burn_in_period

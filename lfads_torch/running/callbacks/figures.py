@@ -91,9 +91,9 @@ class FigureCallback(pl.Callback, ABC):
                         tensorboard.experiment.add_figure(
                             name, figure, global_step=trainer.global_step
                         )
-        except Exception:  # a figure that fails must not make the training fail
+        except Exception:  # An error in a figure must not stop training.
             logger.warning(
-                "%s failed in epoch %d; training goes on:",
+                "%s failed in epoch %d; training continues:",
                 type(self).__name__,
                 epoch,
                 exc_info=True,
@@ -274,10 +274,12 @@ class LossPlot(FigureCallback):
 
 
 def _title(split: str, session: int) -> str:
+    """Return the title of a figure."""
     return f"session {session}, {split} trials"
 
 
 def _check_split(callback: pl.Callback, split: str) -> None:
+    """Refuse a split that does not exist."""
     if split not in SPLITS:
         raise UserError(
             f"{type(callback).__name__}: split must be one of {', '.join(SPLITS)}, but is "

@@ -1,4 +1,4 @@
-"""Hyperparameters of a model that continues from the checkpoint of another one."""
+"""Keeps the hyperparameters of a model that continues from the checkpoint of another model."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ import torch
 
 
 class ApplyHyperparameters(pl.Callback):
-    """Keeps the model's own hyperparameters where a checkpoint would replace them.
+    """Keeps the hyperparameters of a model when it loads the checkpoint of another model.
 
     The states of an optimiser and of a learning-rate scheduler contain their settings. A model that
     continues from the checkpoint of another model, as in population-based training, would therefore
@@ -22,7 +22,7 @@ class ApplyHyperparameters(pl.Callback):
         self._fixed: dict[str, torch.Tensor] = {}
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Copy the parameters that are not trained, before a checkpoint is loaded."""
+        """Before a checkpoint is loaded, copy the parameters that are not trained."""
         self._fixed = {
             name: parameter.detach().clone()
             for name, parameter in pl_module.named_parameters()

@@ -1,4 +1,4 @@
-"""Checkpoints of a run whose folder has been moved or renamed."""
+"""Finds the checkpoints of a run whose folder has been moved or renamed."""
 
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,9 @@ class MovedCheckpoints(pl.Callback):
     """Lets checkpoint callbacks find their files in the folder where they are now.
 
     A :class:`~pytorch_lightning.callbacks.ModelCheckpoint` saves the absolute paths of its files,
-    and forgets its best score where its folder has another path than before. Here the paths are
-    changed to those in today's folder, provided that the checkpoint lies in it: then the folder
-    was moved, and the run goes on as if it had not been. A checkpoint elsewhere is that of another
+    and forgets its best score if the path of its folder has changed. This callback changes the
+    paths to those in the present folder, provided that the checkpoint lies in it: then the folder
+    was moved, and the run continues in the new place. A checkpoint elsewhere belongs to another
     run, whose best score does not count.
 
     Parameters
@@ -33,10 +33,10 @@ class MovedCheckpoints(pl.Callback):
             state = checkpoint["callbacks"].get(callback.state_key)
             if not isinstance(callback, ModelCheckpoint) or not state or not callback.dirpath:
                 continue
-            today = Path(callback.dirpath)
-            if self.checkpoint.resolve().parent == today and state.get("dirpath"):
+            folder = Path(callback.dirpath)
+            if self.checkpoint.resolve().parent == folder and state.get("dirpath"):
                 checkpoint["callbacks"][callback.state_key] = {
-                    key: _moved(value, Path(state["dirpath"]), today)
+                    key: _moved(value, Path(state["dirpath"]), folder)
                     for key, value in state.items()
                 }
 

@@ -1,4 +1,4 @@
-"""The scores of the Neural Latents Benchmark while a model trains."""
+"""Computes the scores of the Neural Latents Benchmark while a model trains."""
 
 import math
 import warnings
@@ -53,7 +53,7 @@ class NLBEvaluation(pl.Callback):
     ------
     UserError
         If ``log_every_n_epochs`` is less than 1; when training begins, if ``nlb_tools`` is missing
-        (:class:`~lfads_torch.errors.MissingPackageError`) or the data lack what is needed.
+        (:class:`~lfads_torch.errors.MissingPackageError`) or the data lack an array.
     """
 
     def __init__(self, log_every_n_epochs: int = 20, decoding_cv_sweep: bool = False) -> None:
@@ -109,6 +109,7 @@ class NLBEvaluation(pl.Callback):
     def _scores_of_session(
         self, trainer: pl.Trainer, model: pl.LightningModule, session: int
     ) -> dict[str, float]:
+        """Return the scores of a session, for the means of the posteriors."""
         datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
         batch_size = max(1, datamodule.hparams.batch_size)
         rates = {}
@@ -175,7 +176,7 @@ def _arrays_of_session(datamodule: BasicDataModule, session: int) -> dict[str, N
     if unpaired:
         raise UserError(
             f"datamodule.reshuffle_tv_seed shuffles training and validation trials, but {path} "
-            f"holds {', '.join(unpaired)} of validation trials alone."
+            f"holds {', '.join(unpaired)} only for validation trials."
         )
     for split in ("train", "valid"):
         key, n_trials = f"{split}_cond_idx", len(arrays[f"{split}_encod_data"])

@@ -50,6 +50,7 @@ class EpochSeed(pl.Callback):
             self._seed_everything(trainer, 1)
 
     def _seed_everything(self, trainer: pl.Trainer, phase: int) -> None:
+        """Seed all generators, given the part of the epoch that follows."""
         key = (trainer.current_epoch, trainer.global_rank, phase)
         words = np.random.SeedSequence(self.seed, spawn_key=key).generate_state(3, np.uint64)
         random.seed(int(words[0]))

@@ -1,4 +1,4 @@
-"""Trials of the trainer's data module, and what the model infers of them during training."""
+"""Trials of the trainer's data module, and what the model infers about them during training."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ from lfads_torch.utils import send_batch_to_device
 
 
 class InferredTrials(NamedTuple):
-    """Trials of a session and what the model infers of them."""
+    """Trials of a session and what the model infers about them."""
 
     batch: SessionBatch
     """The trials as they are in the data; NaN marks missing samples."""
@@ -37,8 +37,8 @@ def infer_trials(
 ) -> InferredTrials:
     """Infer trials from the means of the posteriors.
 
-    Training is not affected: afterwards, the state of the random number generators and the mode of
-    every module are what they were before.
+    Training is not affected: the state of the random number generators and the mode of every module
+    are restored afterwards.
 
     Parameters
     ----------

@@ -2,9 +2,9 @@
 
 The modules of this package are the only ones that import Ray. Ray runs one process for each trial
 that trains at a time; a trial (:class:`~lfads_torch.sweeps.ray_tune.trial.LFADSTrial`) trains for a
-generation, leaves a checkpoint and its metrics, and may then be continued in the same process, in
-another one, or with the checkpoint of another trial: always from a checkpoint, so that all of these
-are the same thing.
+generation, saves a checkpoint and reports its metrics. It may then continue in the same process, in
+another process, or with the checkpoint of another trial. All of these cases work in the same way,
+because a trial always continues from a checkpoint.
 """
 
 from lfads_torch.errors import MissingPackageError

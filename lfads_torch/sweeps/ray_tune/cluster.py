@@ -17,19 +17,19 @@ from lfads_torch.sweeps.options import SweepOptions
 EXPERIMENT = "trials"
 """Name of the folder of Ray's files in the folder of a sweep."""
 _ENVIRONMENT = {
-    # Neither Ray's own report of results, which the sweep's replaces, nor statistics of usage.
+    # Ray's report of results is not needed, since the sweep prints one; usage is not reported.
     "RAY_AIR_NEW_OUTPUT": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
     # The state of the search is small, so that it is saved every second.
     "TUNE_GLOBAL_CHECKPOINT_S": "1",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
-    # GPUs are hidden from trials that ask for none. The present Ray does so only if it is told.
+    # GPUs are hidden from trials that ask for none. The present Ray needs a setting for this.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
     # The processes of trials stay in the working folder in which they were started.
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
 }
-"""Settings of Ray, unless the user's environment has others."""
+"""Settings of Ray, over which the user's environment takes precedence."""
 
 
 @contextmanager
@@ -62,7 +62,7 @@ def trial_resources(options: SweepOptions) -> dict[str, float]:
     Raises
     ------
     ValueError
-        If no machine of the cluster has them.
+        If no machine of the cluster has as many.
     """
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     asked: dict[str, float] = {"cpu": options.cpus_without_gpu}
@@ -80,12 +80,12 @@ def trial_resources(options: SweepOptions) -> dict[str, float]:
 
 
 def storage_arguments(options: SweepOptions, run_dir: Path) -> dict[str, Any]:
-    """Return the arguments of ``ray.tune.run`` that say where Ray keeps its files."""
+    """Return the arguments of ``ray.tune.run`` that determine where Ray keeps its files."""
     if options.storage is None:
         return {"name": EXPERIMENT, "storage_path": str(run_dir)}
     arguments: dict[str, Any] = {"name": f"{run_dir.name}_{options.id}"}
     protocol = urlsplit(options.storage).scheme
-    if protocol in ("", "file", "s3", "gs", "gcs", "hdfs"):  # those that pyarrow supports itself
+    if protocol in ("", "file", "s3", "gs", "gcs", "hdfs"):  # pyarrow supports these itself.
         return {**arguments, "storage_path": options.storage}
     import fsspec
     from pyarrow.fs import FSSpecHandler, PyFileSystem

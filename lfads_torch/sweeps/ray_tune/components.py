@@ -18,7 +18,7 @@ from lfads_torch.sweeps.space import HyperParam
 
 
 def to_domain(value: Any) -> Any:
-    """Return how Ray samples a hyperparameter.
+    """Return the object by which Ray samples a hyperparameter.
 
     Parameters
     ----------
@@ -39,7 +39,7 @@ def to_domain(value: Any) -> Any:
 def make_search(
     options: SweepOptions, history: Sequence[Mapping[str, Any]] = ()
 ) -> tuple[Any, Any]:
-    """Make the searcher, or None if there is no particular one, and the scheduler.
+    """Make the searcher (None for random search) and the scheduler.
 
     Parameters
     ----------
@@ -52,7 +52,7 @@ def make_search(
     Raises
     ------
     ValueError
-        If there is no such class, its package is missing, or it does not accept its arguments.
+        If a class does not exist, if its package is missing, or if it refuses its arguments.
     """
     try:
         searcher = instantiate(options.searcher, _convert_="all")
@@ -65,7 +65,7 @@ def make_search(
 
 
 def _make_scheduler(options: SweepOptions, history: Sequence[Mapping[str, Any]]) -> Any:
-    """Make the scheduler, with those arguments that follow from the options of the sweep."""
+    """Make the scheduler, with the arguments that follow from the options of the sweep."""
     node = dict(options.scheduler or {"_target_": "ray.tune.schedulers.FIFOScheduler"})
     parameters = inspect.signature(get_class(node["_target_"])).parameters
     perturbed = {k: v for k, v in options.space.items() if isinstance(v, HyperParam)}
@@ -89,7 +89,7 @@ def _make_scheduler(options: SweepOptions, history: Sequence[Mapping[str, Any]])
 def _make_stopper(
     options: SweepOptions, history: Sequence[Mapping[str, Any]]
 ) -> ImprovementRatioStopper:
-    """Make the stopping rule, which knows the results of a search that is resumed."""
+    """Make the stopping rule, with the earlier results of a search that is resumed."""
     stopper: ImprovementRatioStopper = instantiate(
         {
             "num_trials": options.total_trials,

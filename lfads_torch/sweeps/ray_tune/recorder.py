@@ -1,4 +1,4 @@
-"""Writing the history of a search, and printing its progress, while Ray runs it."""
+"""Writes the history of a search, and prints its progress, while Ray runs it."""
 
 import time
 from collections import Counter
@@ -17,7 +17,7 @@ from lfads_torch.sweeps.results import DIVERGED, EPOCH, error_message
 from lfads_torch.sweeps.state import back_up_state
 
 LONGEST_SILENCE = 60.0
-"""Seconds after which a result is followed by a report of the progress at the latest."""
+"""Seconds since the last report after which the next result is followed by another one."""
 
 
 def trial_name(trial: Trial) -> str:
@@ -78,7 +78,7 @@ class Recorder(tune.Callback):  # type: ignore[misc]
             self._report(trials)
 
     def on_trial_save(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """Back up the state of the search, which Ray is about to write again."""
+        """Back up the state of the search before Ray writes it again."""
         if self.options.storage is None:
             back_up_state(self.run_dir / EXPERIMENT)
 
@@ -87,14 +87,14 @@ class Recorder(tune.Callback):  # type: ignore[misc]
     ) -> None:
         """Print that a trial has failed and is restarted."""
         _print(
-            f"{trial_name(trial)} failed and goes on from its last checkpoint (failure "
+            f"{trial_name(trial)} failed and continues from its last checkpoint (failure "
             f"{trial.num_failures} of at most {self.options.max_failures}): {_reason(trial)}"
         )
 
     def on_trial_error(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
     ) -> None:
-        """Print that a trial has failed and is given up."""
+        """Print that a trial has failed and will not be restarted."""
         _print(f"{trial_name(trial)} failed: {_reason(trial)}")
 
     def _report(self, trials: Sequence[Trial]) -> None:
@@ -113,7 +113,7 @@ class Recorder(tune.Callback):  # type: ignore[misc]
 
 
 def _reason(trial: Trial) -> str:
-    """Return why a trial failed. Ray copies the error to its storage later than it reports it."""
+    """Return why a trial failed, from the local file: Ray copies it to its storage only later."""
     path = Path(trial.error_file or "")
     traceback = path.read_text() if path.is_file() else trial.get_error()
     return error_message(traceback) or "no reason is known"

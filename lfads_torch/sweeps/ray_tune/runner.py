@@ -1,4 +1,4 @@
-"""A search on Ray, from the options of a sweep to what became of each trial."""
+"""Runs a search on Ray, and returns the outcome of each trial."""
 
 from pathlib import Path
 from typing import Any
@@ -27,19 +27,19 @@ from lfads_torch.sweeps.state import repair_state
 def run_trials(
     options: SweepOptions, config: str, run_dir: Path, resume: bool = False
 ) -> list[Outcome]:
-    """Search.
+    """Run the search of a sweep.
 
     Parameters
     ----------
     options
         The options of the sweep.
     config
-        YAML text of the configuration that hyperparameters are composed with.
+        YAML text of the configuration with which hyperparameters are composed.
     run_dir
         The folder of the sweep: Ray's files are in ``trials/``, unless ``options.storage`` says
         otherwise, and the history in ``history.jsonl``.
     resume
-        Whether to continue the search whose files are there.
+        Whether to continue the search whose files are in the folder.
 
     Raises
     ------
@@ -81,8 +81,8 @@ def run_trials(
             scheduler=scheduler,
             time_budget_s=options.time_budget_hours and options.time_budget_hours * 3600,
             checkpoint_config=tune.CheckpointConfig(
-                # The last but one may be taken over by another trial, or be the last one that the
-                # saved state of the search refers to.
+                # Another trial may take over the last checkpoint but one, and the saved state of
+                # the search may still refer to it.
                 num_to_keep=4 if exploits and not population else 2,
                 checkpoint_frequency=1,
                 checkpoint_at_end=True,
@@ -109,6 +109,7 @@ def _distributions(options: SweepOptions) -> dict[str, Any]:
 
 
 def _outcome(trial: Trial) -> Outcome:
+    """Return the outcome of a trial of Ray."""
     latest = trial.latest_checkpoint_result
     return Outcome(
         trial=trial.trial_id,

@@ -26,32 +26,33 @@ class BinaryTournamentPBT(PopulationBasedTraining):  # type: ignore[misc]
     When all trials have trained for a generation they are paired at random. The loser of a pair
     takes over the winner's checkpoint (weights, state of the optimiser, smoothed metric) and its
     hyperparameters, which are perturbed. A trial whose score is not finite loses to any trial whose
-    score is. Pairs and perturbations depend on the seed and the epoch alone, so that a search that
-    is resumed holds the same tournaments as one that was not interrupted. The rules are those of
+    score is. Pairs and perturbations depend only on the seed and the epoch, so that a resumed
+    search holds the same tournaments as an uninterrupted one. The rules are defined in
     :mod:`lfads_torch.sweeps.tournament`.
 
-    This is Ray's synchronous scheduler with another rule for which trial follows which. Ray's
-    scheduler waits for trials that have failed, loses the state of a trial that had to be
-    restarted, and is not restored when a search is resumed. Here the tournament is held when every
-    unfinished trial is paused with its checkpoint saved, which is looked up each time rather than
-    counted; times and scores of trials that Ray has restored are those of their checkpoints.
+    This is Ray's synchronous scheduler, with another rule for which trial takes over the checkpoint
+    of which. It also behaves differently in three situations: Ray's scheduler waits for trials that
+    have failed, loses the state of a trial that had to be restarted, and is not restored when a
+    search is resumed. Here the tournament is held when every unfinished trial is paused with its
+    checkpoint saved; this is determined from the trials each time, rather than counted. The epochs
+    and scores of trials that Ray has restored are those of their checkpoints.
 
     Parameters
     ----------
     perturbation_interval
         Epochs in a generation.
     burn_in_period
-        Epochs before the first tournament, if it is more than that.
+        Epochs before the first tournament, if this is more than a generation.
     hyperparam_mutations
         The :class:`~lfads_torch.sweeps.space.HyperParam` of each hyperparameter that is perturbed.
     metric, mode
-        The result that trials are compared by; may be given to Ray instead.
+        The result by which trials are compared; it may be given to Ray instead.
     time_attr
         The result that counts epochs.
     seed
         Seed of pairs and perturbations.
     stopper
-        Asked before each tournament whether to end the search.
+        The rule that is asked before each tournament whether the search ends.
 
     Raises
     ------
@@ -59,7 +60,9 @@ class BinaryTournamentPBT(PopulationBasedTraining):  # type: ignore[misc]
         If no hyperparameter is perturbed, or one has no ``HyperParam``.
     """
 
-    _next_perturbation_sync: int  # of Ray's scheduler: the epoch of the next tournament
+    _next_perturbation_sync: (
+        int  # This attribute of Ray's scheduler is the epoch of the next tournament.
+    )
 
     def __init__(
         self,
@@ -105,14 +108,14 @@ class BinaryTournamentPBT(PopulationBasedTraining):  # type: ignore[misc]
 
     def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
         """Register a new trial, or one that continues from its checkpoint."""
-        if trial in self._trial_state:  # restarted after a failure: its state is kept
+        if trial in self._trial_state:  # It was restarted after a failure, and keeps its state.
             return
         super().on_trial_add(tune_controller, trial)
         # Ray keeps a process for each trial that may wait for the tournament.
         tune_controller._actor_cache.increase_max(trial.placement_group_factory)
         state = self._trial_state[trial]
         cloned_at = trial.config.get(CLONED_AT, 0)
-        if cloned_at:  # the tournament of that epoch has been held
+        if cloned_at:  # The tournament of that epoch has been held.
             following = cloned_at + self._perturbation_interval
             self._next_perturbation_sync = max(self._next_perturbation_sync, following)
         if trial.checkpoint is not None:
@@ -171,7 +174,7 @@ class BinaryTournamentPBT(PopulationBasedTraining):  # type: ignore[misc]
             for trial in alive
             if trial.status in (Trial.PAUSED, Trial.PENDING) and not self._reached(trial)
         ]
-        # Pending trials come last, since Ray has been asked for their processes: all start at once.
+        # Pending trials come last. Ray has been asked for their processes, so all start at once.
         waiting.sort(key=lambda trial: (trial.status == Trial.PENDING, trial.trial_id))
         return waiting[0] if waiting else None
 
@@ -229,10 +232,10 @@ def _update_checkpoint_path(trial: Trial) -> None:
 
 
 class Population(BasicVariantGenerator):  # type: ignore[misc]
-    """Draws all trials at the beginning, and is finished when all of them are.
+    """Draws all trials at the beginning, and is finished when all trials are finished.
 
-    Ray's own is finished after the last draw; from then on, Ray does not keep processes for trials
-    that are paused.
+    Ray's class is finished after the last draw. From then on, Ray does not keep processes for
+    trials that are paused.
     """
 
     def is_finished(self) -> bool:

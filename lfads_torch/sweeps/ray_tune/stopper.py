@@ -25,11 +25,11 @@ class ImprovementRatioStopper(tune.Stopper):  # type: ignore[misc]
         Those of the scheduler, in epochs: the first generation ends at the larger of the two, and
         each later one ``perturbation_interval`` epochs after it.
     metric, mode
-        The result that is looked at; ``"max"`` if higher values are better.
+        The result that is compared, and ``"max"`` if higher values are better.
     patience
         How many generations are compared, at least 2.
     min_improvement_ratio
-        The largest relative improvement that counts as none.
+        The largest relative improvement that does not count as an improvement.
 
     Raises
     ------

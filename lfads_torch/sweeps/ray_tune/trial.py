@@ -41,13 +41,13 @@ class TrialSettings:
     """What all trials of a sweep have in common."""
 
     config: str
-    """YAML text of the configuration that hyperparameters are composed with."""
+    """YAML text of the configuration with which hyperparameters are composed."""
     first: int
     """Epoch of the first tournament."""
     every: int
     """Epochs between two tournaments."""
     metric: str
-    """The metric that trials are compared by."""
+    """The metric by which trials are compared."""
     mode: str
     """``"min"`` if the lowest metric is best, ``"max"`` if the highest one is."""
     population: bool
@@ -61,8 +61,8 @@ class LFADSTrial(tune.Trainable):  # type: ignore[misc]
     """One model of a sweep.
 
     A step trains up to the next boundary (:func:`~lfads_torch.sweeps.tournament.next_boundary`). It
-    begins with the checkpoint that was saved or loaded last. All files are in a folder of the
-    trial's own; the working folder of the process stays what it is.
+    begins with the checkpoint that was saved or loaded last. Each trial has its own folder for its
+    files; the working folder of the process does not change.
 
     Ray calls the methods, with the settings that
     :func:`~lfads_torch.sweeps.ray_tune.runner.run_trials` gives.
@@ -81,8 +81,9 @@ class LFADSTrial(tune.Trainable):  # type: ignore[misc]
         return True
 
     def _begin(self, config: dict[str, Any]) -> None:
+        """Begin a trial, without files and without a checkpoint."""
         self.config = config
-        # The path is the same on every node, since checkpoint callbacks save where their files are.
+        # The path is the same on every node, because checkpoint callbacks save absolute paths.
         name = f"lfads_torch_{self.settings.id}_{self.trial_id}"
         self.folder = Path(tempfile.gettempdir(), name)
         self.has_folder = False
@@ -126,7 +127,7 @@ class LFADSTrial(tune.Trainable):  # type: ignore[misc]
                 self.settings.metric: -math.inf if self.settings.mode == "max" else math.inf,
                 EPOCH: target,
                 DIVERGED: str(error),
-                # In a population it takes over another model, unless no tournament is left.
+                # In a population the trial takes over another model, unless no tournament is left.
                 "done": not self.settings.population or target >= max_epochs,
             }
         with written_atomically(last) as temporary:
@@ -139,7 +140,7 @@ class LFADSTrial(tune.Trainable):  # type: ignore[misc]
             **self._best(trainer.checkpoint_callback),
             "history": rows,
             "train_seconds": stopwatch.seconds,
-            # Early stopping trains for fewer epochs than asked for.
+            # With early stopping, the trial may have trained for fewer epochs than requested.
             "done": epoch >= max_epochs or epoch < target,
         }
 
@@ -151,7 +152,7 @@ class LFADSTrial(tune.Trainable):  # type: ignore[misc]
                 shutil.copy(self.folder / name, Path(checkpoint_dir, name))
 
     def load_checkpoint(self, checkpoint: str) -> None:
-        """Continue from a checkpoint of this trial or of the one that it follows."""
+        """Continue from a checkpoint of this trial, or of the trial whose model it takes over."""
         self._take_folder(checkpoint)
 
     def cleanup(self) -> None:
@@ -160,10 +161,10 @@ class LFADSTrial(tune.Trainable):  # type: ignore[misc]
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def _take_folder(self, checkpoint: str | None = None) -> None:
-        """Make the folder that of this process, with the files of a checkpoint or empty.
+        """Take possession of the folder, which gets the files of a checkpoint or is emptied.
 
-        Another process may have begun with the trial, and may call :meth:`cleanup` after this one
-        has taken over: hence the file that names the owner.
+        Another process may have worked on the trial before, and may call :meth:`cleanup` after this
+        one has taken over. Therefore a file names the process that owns the folder.
         """
         new = self.folder.with_name(f"{self.folder.name}.{self.token}")
         shutil.rmtree(new, ignore_errors=True)
@@ -177,7 +178,7 @@ class LFADSTrial(tune.Trainable):  # type: ignore[misc]
         self.has_folder = True
 
     def _owns_folder(self) -> bool:
-        """Return whether the folder is that of this process, and not of one that took over."""
+        """Return whether this process owns the folder, and no other process has taken over."""
         owner = self.folder / OWNER_FILE
         return owner.is_file() and owner.read_text() == self.token
 

@@ -1,4 +1,4 @@
-"""Arrays to draw, and functions that find the parts of a figure."""
+"""Arrays for figures, and functions that find the parts of a figure."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""The averages are those of the trials of each condition."""
+"""PSTHs show the averages over the trials of each condition."""
 
 import numpy as np
 import pytest
@@ -48,12 +48,12 @@ def test_psth_averages_conditions(tmp_path):
     assert legend_texts(figure) == ["condition 1 (n = 2)", "condition 2.5 (n = 3)"]
 
 
-def test_psth_smooths_data_only_and_says_so():
+def test_psth_smooths_only_data_and_labels_it():
     constant = np.full((4, T, 1), 3.0)
     figure = psth(constant, RATES[:4, :, :1], [0, 0, 0, 0], smooth_bins=2)
     data, rates = labelled(figure, "data, smoothed")[0], labelled(figure, "inferred rates")[0]
     assert "Gaussian, s.d. 2 bins" in data.get_ylabel()
-    np.testing.assert_allclose(data.lines[0].get_ydata(), 3)  # also at the ends
+    np.testing.assert_allclose(data.lines[0].get_ydata(), 3)  # This includes the ends.
     np.testing.assert_allclose(rates.lines[0].get_ydata(), RATES[:4, :, 0].mean(axis=0))
 
 

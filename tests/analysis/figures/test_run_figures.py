@@ -58,7 +58,7 @@ def test_plot_run(tmp_path, monkeypatch):
     assert (len(data), len(rates), options["truth"]) == (3, 3, None)  # of session 10
 
 
-def test_plot_run_goes_on_after_a_failure(tmp_path, caplog):
+def test_plot_run_continues_after_a_failure(tmp_path, caplog):
     write_output(tmp_path / "lfads_output_sess0.h5", valid_cond_idx=np.zeros(99))
     with caplog.at_level(logging.WARNING):
         written = plot_run(tmp_path)
@@ -69,7 +69,7 @@ def test_plot_run_goes_on_after_a_failure(tmp_path, caplog):
     assert len(plot_run(tmp_path)) == 2
 
 
-def test_plot_run_of_nothing(tmp_path):
+def test_plot_run_of_an_empty_folder(tmp_path):
     assert plot_run(tmp_path) == []
     with pytest.raises(FileNotFoundError, match="nowhere"):
         plot_run(tmp_path / "nowhere")

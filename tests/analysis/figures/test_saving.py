@@ -1,4 +1,4 @@
-"""A figure is written completely or not at all."""
+"""A figure is either written completely or not at all."""
 
 import pytest
 

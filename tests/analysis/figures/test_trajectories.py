@@ -28,8 +28,8 @@ def test_trajectories_are_principal_components(tmp_path):
     assert "start" in legend_texts(figure)
 
 
-def test_missing_samples_take_no_part_in_the_components():
-    """The components are those of the other samples, by their covariance and up to the sign."""
+def test_missing_samples_have_no_influence_on_the_components():
+    """The components are those of the covariance of the other samples, except for the sign."""
     factors = RNG.normal(size=(B, T, 2)) * [1.0, 3.0] + RNG.normal(size=(B, T, 1))
     factors[2, 5:7, 0] = np.nan
     known = factors.reshape(-1, 2)[np.isfinite(factors).all(-1).ravel()]

@@ -1,4 +1,4 @@
-"""Sessions whose channels read out the same latents."""
+"""Makes sessions whose channels depend on the same latents."""
 
 from itertools import zip_longest
 

@@ -1,4 +1,4 @@
-"""Alignments are written into session files, and a failure leaves all files as they were."""
+"""Alignments are written into session files, and no file changes if anything fails."""
 
 import math
 import os
@@ -22,7 +22,7 @@ from tests.data.alignment.sessions import session_arrays, shared_psths, stamps, 
 
 
 def contents(path):
-    """Return all that a file holds except for the alignment, as comparable values."""
+    """Return the content of a file without its alignment, as comparable values."""
     found = {}
 
     def attributes(item):
@@ -91,7 +91,7 @@ def test_nothing_else_changes(tmp_path, copied):
         assert stat.S_IMODE(paths[0].stat().st_mode) == 0o640
 
 
-def test_what_is_returned(tmp_path):
+def test_returned_values(tmp_path):
     for name in ("x", "y"):
         (tmp_path / name).mkdir()
     first, second = write_sessions(tmp_path, n_trials=16)
@@ -145,7 +145,7 @@ def test_an_alignment_is_replaced_only_on_request(tmp_path):
     assert contents(tmp_path / "out" / "sess1.h5") == others[1]
 
 
-def test_a_link_stays_one(tmp_path):
+def test_a_symbolic_link_stays_a_link(tmp_path):
     (tmp_path / "links").mkdir()
     paths = write_sessions(tmp_path)
     for path in paths:
@@ -160,7 +160,7 @@ def test_a_link_stays_one(tmp_path):
 @pytest.mark.parametrize("copied", [False, True])
 @pytest.mark.parametrize("step", ["_write_alignment", "fsync"])
 @pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()])
-def test_a_failure_leaves_all_files_as_they_were(tmp_path, monkeypatch, copied, step, error):
+def test_no_file_changes_after_a_failure(tmp_path, monkeypatch, copied, step, error):
     write_sessions(tmp_path)
     before, calls = stamps(tmp_path), []
     (out := tmp_path.parent / f"{tmp_path.name}-out").mkdir()
@@ -181,7 +181,7 @@ def test_a_failure_leaves_all_files_as_they_were(tmp_path, monkeypatch, copied, 
     assert stamps(out) == {}
 
 
-def test_a_kill_leaves_all_files_as_they_were(tmp_path):
+def test_no_file_changes_after_a_kill(tmp_path):
     write_sessions(tmp_path)
     before = stamps(tmp_path)
     code = (

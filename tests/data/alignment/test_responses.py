@@ -36,7 +36,7 @@ def smoothed_average(trials, width):
 
 @pytest.mark.parametrize("missing", [0.0, 0.4])
 @pytest.mark.parametrize("width", [0, 0.8, 2.0])
-def test_psths_are_smoothed_averages_of_what_was_observed(tmp_path, width, missing):
+def test_psths_are_smoothed_averages_of_observed_samples(tmp_path, width, missing):
     arrays = session_arrays(shared_psths()[0], n_trials=60)
     data = arrays["train_encod_data"]
     data[np.random.default_rng(2).random(data.shape) < missing] = np.nan
@@ -56,7 +56,7 @@ def test_default_smoothing_is_two_bins(tmp_path):
     np.testing.assert_array_equal(condition_psths(path).rates, condition_psths(path, 2.0).rates)
 
 
-def test_a_rate_that_is_constant_stays_so_at_the_ends_of_trials(tmp_path):
+def test_a_constant_rate_is_constant_at_the_ends_of_trials(tmp_path):
     arrays = session_arrays(np.full((2, 10, 3), 4.0), counts=False)
     rates = condition_psths(write_file(tmp_path / "a.h5", arrays), 3.0).rates
     np.testing.assert_allclose(rates, 4.0, rtol=1e-12)
@@ -96,7 +96,7 @@ def test_conditions_of_every_form(tmp_path):
         np.testing.assert_allclose(found.rates, rest.rates, rtol=1e-12)
 
 
-def test_files_of_the_tensorflow_era(tmp_path):
+def test_files_of_the_tensorflow_implementation(tmp_path):
     arrays = session_arrays(shared_psths()[0])
     expected = condition_psths(write_file(tmp_path / "new.h5", arrays)).rates
     old = {f"{split}_data": arrays[f"{split}_encod_data"] for split in ("train", "valid")}

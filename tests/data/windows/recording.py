@@ -1,4 +1,4 @@
-"""A small recording."""
+"""Makes a small recording."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""A recording becomes the arrays of a session file, and what does not fit is refused."""
+"""A recording becomes the arrays of a session file, and recordings that do not fit are refused."""
 
 import warnings
 
@@ -92,7 +92,7 @@ def test_recordings_that_are_refused(changes, message):
 
 
 def test_windows_are_not_reshuffled(tmp_path):
-    """Neighbouring windows share bins, so that the blocks must stay as they are."""
+    """Neighbouring windows share bins, so that the blocks must not change."""
     arrays, _ = chop_recording(counts(), 8, 3, block=20)
     data = write_file(tmp_path / "data.h5", arrays)
     BasicDataModule(str(data), batch_size=4).setup()
@@ -103,7 +103,7 @@ def test_windows_are_not_reshuffled(tmp_path):
 # ------------------------------------------------------------------ files
 
 
-def test_an_output_is_not_replaced_unasked(tmp_path):
+def test_an_output_is_replaced_only_on_request(tmp_path):
     np.save(tmp_path / "a.npy", counts(60))
     chop_file(tmp_path / "a.npy", tmp_path / "o.h5", 8, 3, block=20)
     with pytest.raises(FileExistsError, match=r"o\.h5 exists already"):
@@ -127,7 +127,7 @@ def test_the_recording_itself_is_never_replaced(tmp_path):
     "other", [{"others": {"behavior": "force"}}, {"trial_ids": "t"}, {"segments": "s"}]
 )
 def test_a_recording_of_one_array_holds_no_other(tmp_path, other):
-    """The spikes must not be taken for behaviour."""
+    """The spikes must not be used as behaviour."""
     np.save(tmp_path / "a.npy", counts(60))
     np.save(tmp_path / "trials.npy", np.repeat([1, 2], 30))
     with pytest.raises(

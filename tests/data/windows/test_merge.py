@@ -69,7 +69,7 @@ def test_no_seam_at_borders_of_blocks():
 
 
 def test_windows_of_nlb_tools():
-    """If regular windows fit, the windows are the same, and both merge to the original."""
+    """If regular windows fit, both libraries cut the same ones and merge them to the original."""
     theirs = pytest.importorskip("nlb_tools.chop")
     values = np.random.default_rng(0).normal(size=(8 + 5 * 9, 2))
     chop = plan_chop(np.array([[0, 53]]), np.array([0]), 53, 8, 3, valid_fraction=None)
@@ -112,7 +112,7 @@ def test_merged_fields(tmp_path):
             assert file[field].dtype == np.float32
             assert np.isnan(file[field][50:54]).all()
             assert not np.isnan(file[field][:50]).any()
-        # Bin by bin, from the windows as they were saved.
+        # The expected values are computed for each bin from the saved windows.
         fade = cross_fade(8, 3)
         for bin_ in (0, 7, 23, 49, 54, 71, 99):
             total, weight = np.zeros(5), 0.0
@@ -135,7 +135,7 @@ def test_merged_fields(tmp_path):
     assert (tmp_path / "o_sess0_continuous.1.h5").exists()
 
 
-def test_what_cannot_be_merged(tmp_path):
+def test_files_that_cannot_be_merged(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"gone\.h5"):
         merge_file(tmp_path / "gone.h5")
     (tmp_path / "text.h5").write_text("x")

@@ -43,7 +43,7 @@ def recordings(draw):
 
 
 def planned(trial_ids, gaps, window, how):
-    """Lay windows, or return None if the recording has too few bins."""
+    """Place windows, or return None if the recording has too few bins."""
     try:
         segments, ids = find_segments(len(gaps), gaps, trial_ids)
         return plan_chop(segments, ids, len(gaps), window, **how)
@@ -62,7 +62,7 @@ def test_any_recording(drawn, data):
         return
     starts = np.concatenate([*chop.starts.values()])
 
-    # No window leaves its segment, which is of one trial, without gaps, and as long as can be.
+    # No window leaves its segment, and segments are the longest stretches of a trial without gaps.
     inside = (trial_ids >= 0) & ~gaps
     for start, split in every_window(chop):
         held = slice(start, start + window)
@@ -96,7 +96,7 @@ def test_any_recording(drawn, data):
     np.testing.assert_allclose(weights[expected], 1.0, rtol=1e-12)
     assert np.isnan(weights[~expected]).all()
 
-    # What is cut and merged is what it was before.
+    # Cutting and merging restores the recording.
     values = np.random.default_rng(data.draw(st.integers(0, 99))).normal(size=(len(gaps), 2, 3))
     merged = merge(cut(values, starts, window), starts, len(gaps), how["overlap"])
     np.testing.assert_allclose(merged[expected], values[expected], rtol=1e-12)
@@ -119,7 +119,7 @@ def test_windows_are_spread_evenly(window, more, overlap, first):
     assert (steps > 0).all()
     assert (steps <= window - overlap).all()
     assert not len(steps) or steps.max() - steps.min() <= 1
-    # Not more than are needed.
+    # There are no more windows than necessary.
     assert len(starts) == 1 + np.ceil(more / (window - overlap))
 
 

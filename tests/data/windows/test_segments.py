@@ -1,4 +1,4 @@
-"""Segments are trials, or what lies between gaps."""
+"""Segments are trials, or the bins between gaps."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Session files with the arrays of the Neural Latents Benchmark, in the sizes of the tiny model."""
+"""Makes session files of the Neural Latents Benchmark, with the sizes of the tiny model."""
 
 import h5py
 import numpy as np
@@ -8,10 +8,10 @@ T_ENC, T_REC, N_ENC, N = 8, 10, 4, 5
 
 
 def benchmark_arrays(dataset="mc_maze", seed=0):
-    """Make the arrays of a session file as one of the benchmark's data sets has them."""
+    """Make the arrays that a session file of one of the benchmark's data sets has."""
     rng = np.random.default_rng(seed)
     arrays = {}
-    # Latents drive spikes and behaviour, so that scores are not all noise.
+    # Latents drive spikes and behaviour, so that the scores are not only noise.
     n_conditions = 3
     latents = rng.normal(size=(n_conditions, T_REC, 2)).cumsum(axis=1)
     mixing = rng.normal(size=(2, N)) * 0.5

@@ -174,7 +174,7 @@ def test_an_interrupted_download_continues(archive, tmp_path):
     assert ranges == ["bytes=5000-"]
 
 
-def test_a_file_of_another_content_is_left_alone(archive, tmp_path):
+def test_a_file_with_another_content_does_not_change(archive, tmp_path):
     (file,) = list_nwb("mc_rtt", tmp_path)
     file.local.write_bytes(b"mine")
     with pytest.raises(FileExistsError, match=r"ecephys\.nwb exists, but its content is not that"):
@@ -189,7 +189,7 @@ def test_a_wrong_checksum_is_an_error(archive, tmp_path):
         download_nwb([file])
 
 
-def test_what_the_archive_does_not_have(archive, tmp_path):
+def test_files_that_the_archive_does_not_have(archive, tmp_path):
     with pytest.raises(
         ValueError, match=r"DANDI 000129 \(mc_rtt\) was expected to have one \*test"
     ):

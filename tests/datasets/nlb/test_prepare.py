@@ -171,7 +171,7 @@ def test_conditions_and_psths(prepared, dataset, bin_width_ms):
                 by_distance.setdefault(distance + k, []).append(rates)
         expected = np.array([np.mean(by_distance[k], axis=0) for k in sorted(by_distance)])
         known = ~np.isnan(arrays["psth"][i, :, 0])
-        if dataset == "dmfc_rsg":  # As far before go as the shortest trial reaches.
+        if dataset == "dmfc_rsg":  # The PSTH starts as long before go as the shortest trial does.
             assert known.sum() == pytest.approx(trials.tp[members].min() / bin_width_ms, abs=1)
             assert not known[: n_bins - known.sum()].any()
             expected = expected[-known.sum() :]
@@ -379,7 +379,7 @@ def test_the_script(tmp_path, monkeypatch, capsys):
     assert code == 1
     assert "pip install dandi" in said.err
     assert "000128 (mc_maze)" in said.err
-    # Nothing is downloaded that could not be written.
+    # Nothing is downloaded if the data file could not be written.
     Path("datasets/mc_maze-20ms-val.h5").write_bytes(b"earlier")
     code, said = main("mc_maze")
     assert "ExistingFileError: datasets/mc_maze-20ms-val.h5 exists" in said.err

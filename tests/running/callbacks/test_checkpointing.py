@@ -1,4 +1,4 @@
-"""The last epoch is saved, whether or not it is the best."""
+"""The last epoch is saved, even if it is not the best."""
 
 from types import SimpleNamespace
 

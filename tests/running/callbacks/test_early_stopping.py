@@ -1,4 +1,4 @@
-"""Early stopping with a burn-in period is early stopping that begins later."""
+"""Early stopping with a burn-in period is the same as early stopping that begins later."""
 
 import pytest
 import pytorch_lightning as pl

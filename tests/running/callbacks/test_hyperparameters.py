@@ -36,7 +36,7 @@ def test_hyperparameters_of_the_model_replace_those_of_a_checkpoint(tmp_path):
     assert optimizer.param_groups[0]["eps"] == 1e-8
 
 
-def test_hyperparameters_are_left_alone_without_a_checkpoint(tmp_path):
+def test_hyperparameters_do_not_change_without_a_checkpoint(tmp_path):
     runs = []
     for callbacks in ([], [ApplyHyperparameters()]):
         losses = Losses()

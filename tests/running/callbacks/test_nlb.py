@@ -1,4 +1,4 @@
-"""The benchmark's scores during training are those of the benchmark's own code, called by hand."""
+"""The scores during training are those that the benchmark's own code computes."""
 
 import sys
 
@@ -214,11 +214,11 @@ def test_shuffled_trials_keep_their_conditions(tmp_path):
 
 def test_arrays_that_cannot_be_shuffled(tmp_path):
     path = write(tmp_path / "data.h5", without("train_jitter")(benchmark_arrays("dmfc_rsg")))
-    with pytest.raises(ValueError, match=r"data\.h5 holds valid_jitter of validation trials alone"):
+    with pytest.raises(ValueError, match=r"data\.h5 holds valid_jitter only for validation trials"):
         fit(path, NLBEvaluation(1), reshuffle_tv_seed=5)
 
 
-def test_validation_alone(tmp_path):
+def test_validation_without_training(tmp_path):
     path = write(tmp_path / "data.h5", benchmark_arrays())
     trainer, model, datamodule = fit(path, NLBEvaluation(1))
     fitted = {k: float(v) for k, v in trainer.callback_metrics.items()

@@ -1,4 +1,4 @@
-"""With seeds for every epoch, a resumed run is the run that was not interrupted."""
+"""With a seed for every epoch, a resumed run has the numbers of an uninterrupted run."""
 
 import random
 
@@ -32,7 +32,7 @@ def seeded(seed, epoch, rank=0, first_batch=False):
     return draws()
 
 
-def test_epoch_seeds_depend_on_seed_epoch_and_rank_alone():
+def test_epoch_seeds_depend_only_on_seed_epoch_and_rank():
     cases = [(0, 0), (0, 1), (1, 0), (0, 0, 1), (0, 0, 0, True), (2**40, 0)]
     first = [seeded(*case) for case in cases]
     draws()
@@ -41,7 +41,7 @@ def test_epoch_seeds_depend_on_seed_epoch_and_rank_alone():
         assert len(set(numbers)) == len(cases)
 
 
-def test_epoch_seed_leaves_later_batches_alone():
+def test_epoch_seed_does_not_affect_later_batches():
     seeded(0, 0, first_batch=True)
     before = torch.get_rng_state()
     EpochSeed(0).on_train_batch_start(FakeTrainer(0), None, None, 1)

@@ -1,4 +1,4 @@
-"""Short trainings of a tiny model, on which callbacks are tested."""
+"""Short trainings of a tiny model, with which callbacks are tested."""
 
 import warnings
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A fast trial: it counts epochs, and its score improves by its hyperparameter in each."""
+"""A fast trial that counts epochs; its score improves by its hyperparameter in each epoch."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from ray import tune
 
 
 class Light(tune.Trainable):
-    """Trains two epochs a step.
+    """A trial that trains two epochs in each step.
 
     A file in ``config["folder"]`` is named after each process. Trial number ``config["killer"]``
     kills the other processes once, when it has reached epoch 4 and they wait for it.

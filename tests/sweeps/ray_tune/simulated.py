@@ -1,4 +1,4 @@
-"""Trials that take no time, and what a scheduler sees of Ray's controller."""
+"""Trials that take no time, and a replacement of Ray's controller for schedulers."""
 
 from types import SimpleNamespace
 
@@ -19,7 +19,7 @@ SPACE = {
 
 
 class Controller:
-    """What a scheduler sees of Ray's controller."""
+    """The part of Ray's controller that a scheduler uses."""
 
     def __init__(self, trials):
         self.trials = trials
@@ -84,7 +84,7 @@ def save(trial, epoch, score):
 def finish_generation(scheduler, controller, scores):
     """Train trials until none is left to train before the next tournament.
 
-    Returns how many steps that took. ``scores`` is called with a trial and an epoch.
+    The number of steps is returned. ``scores`` is called with a trial and an epoch.
     """
     steps, until = 0, scheduler._next_perturbation_sync
     while scheduler._next_perturbation_sync == until:

@@ -1,4 +1,4 @@
-"""What trials ask for, and where Ray keeps its files."""
+"""The resources that trials request, and the place where Ray keeps its files."""
 
 import dataclasses
 
@@ -33,7 +33,7 @@ def test_resources_follow_the_machines(monkeypatch, found, words, expected):
     ("found", "words"),
     [
         (nodes({"CPU": 2}), ["sweep.cpus_without_gpu=3"]),
-        (nodes({"CPU": 2, "GPU": 1}), []),  # 3 CPUs beside half a GPU
+        (nodes({"CPU": 2, "GPU": 1}), []),  # A trial needs 3 CPUs and half a GPU.
         (nodes({"CPU": 8, "GPU": 1}), ["sweep.gpus_per_trial=2"]),
         (nodes({"CPU": 8}, alive=False), []),
     ],
@@ -52,7 +52,7 @@ def test_where_files_are_kept(tmp_path):
     assert storage_arguments(shared, tmp_path) == expected
     shared = dataclasses.replace(made, storage="s3://bucket/sweeps", id="1234")
     assert storage_arguments(shared, tmp_path)["storage_path"] == "s3://bucket/sweeps"
-    # pyarrow does not know this one, fsspec does.
+    # This kind of URL is not supported by pyarrow, but by fsspec.
     memory = dataclasses.replace(made, storage="memory://sweeps", id="1234")
     found = storage_arguments(memory, tmp_path)
     with found["storage_filesystem"].open_output_stream(f"{found['storage_path']}/x") as file:

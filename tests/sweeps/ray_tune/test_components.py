@@ -45,7 +45,7 @@ def test_the_scheduler_gets_the_options_of_the_sweep():
     stopper = scheduler.stopper
     assert (stopper.num_trials, stopper.first, stopper.every) == (3, 105, 25)
     assert (stopper.metric, stopper.sign) == ("valid/recon_smth", -1)
-    # The results of a search that is resumed count.
+    # The earlier results of a resumed search are included.
     assert {epoch: len(scores) for epoch, scores in stopper.scores.items()} == {105: 3, 130: 3}
     assert make_search(options("sweep.stopper=null"))[1].stopper is None
     words = ["~sweep.scheduler.perturbation_interval", "sweep.report_every=10"]

@@ -1,4 +1,4 @@
-"""What is written and printed while Ray runs a search."""
+"""The history is written, and the progress is printed, while Ray runs a search."""
 
 import math
 from types import SimpleNamespace
@@ -49,7 +49,7 @@ def test_progress_does_not_wait_for_trials_that_have_ended(tmp_path, capsys):
     assert "1 error, 1 running" in capsys.readouterr().out
 
 
-def test_progress_goes_on_where_the_search_was_interrupted(tmp_path, capsys):
+def test_progress_continues_after_an_interruption(tmp_path, capsys):
     trials = make_trials(2)
     for trial in trials:
         trial.status = Trial.RUNNING

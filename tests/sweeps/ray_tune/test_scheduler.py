@@ -96,7 +96,7 @@ def test_the_higher_score_wins_if_that_is_the_mode():
     st.integers(0, 100),
 )  # fmt: skip
 @settings(deadline=None, max_examples=60)
-def test_no_diverged_model_goes_on(scores, seed):
+def test_no_diverged_model_continues(scores, seed):
     trials = make_trials(len(scores))
     scheduler, controller = make_scheduler(trials, seed=seed)
     if not any(map(math.isfinite, scores)):
@@ -126,7 +126,7 @@ def test_one_of_an_odd_number_of_trials_has_no_opponent():
     assert len(losers(trials, 12)) == 2
 
 
-def test_tournaments_depend_on_seed_and_epoch_alone():
+def test_tournaments_depend_only_on_seed_and_epoch():
     played = []
     for seed in (0, 0, 1):
         trials = make_trials(8)

@@ -7,7 +7,7 @@ import pytest
 from lfads_torch.sweeps.ray_tune.stopper import ImprovementRatioStopper
 
 
-def tell(stopper, epoch, *scores):
+def report(stopper, epoch, *scores):
     for i, score in enumerate(scores):
         assert stopper(f"trial_{i}", {"cur_epoch": epoch, "loss": score}) is False
     return stopper.stop_all()
@@ -18,61 +18,61 @@ def make_stopper(n=3, **options):
     return ImprovementRatioStopper(n, **{**arguments, **options})
 
 
-def test_stopper_looks_at_the_best_of_each_generation():
+def test_stopper_compares_the_best_of_each_generation():
     stopper = make_stopper()
     assert not stopper.stop_all()
-    assert not tell(stopper, 12, 3.0, 2.0, 1.0)
-    assert not tell(stopper, 17, 0.9, 2.0, 9.0)
-    assert tell(stopper, 22, 9.0, 9.0, 0.9)
+    assert not report(stopper, 12, 3.0, 2.0, 1.0)
+    assert not report(stopper, 17, 0.9, 2.0, 9.0)
+    assert report(stopper, 22, 9.0, 9.0, 0.9)
 
 
 def test_stopper_leaves_out_burn_in_and_epochs_within_a_generation():
     stopper = make_stopper()
     for epoch in (2, 7, 11, 13, 16):
-        assert not tell(stopper, epoch, 1.0, 1.0, 1.0)
+        assert not report(stopper, epoch, 1.0, 1.0, 1.0)
     assert stopper.scores == {}
-    assert not tell(stopper, 12, 1.0, 1.0, 1.0)
-    assert tell(stopper, 17, 1.0, 1.0, 1.0)
+    assert not report(stopper, 12, 1.0, 1.0, 1.0)
+    assert report(stopper, 17, 1.0, 1.0, 1.0)
 
 
 def test_stopper_waits_for_all_trials_of_a_generation():
     stopper = make_stopper()
-    tell(stopper, 12, 1.0, 1.0, 1.0)
-    assert not tell(stopper, 17, 1.0, 1.0)  # the third may be better
-    assert tell(stopper, 17, 1.0, 1.0, 1.0)
+    report(stopper, 12, 1.0, 1.0, 1.0)
+    assert not report(stopper, 17, 1.0, 1.0)  # the third may be better
+    assert report(stopper, 17, 1.0, 1.0, 1.0)
 
 
 def test_stopper_does_not_wait_for_a_trial_that_has_failed():
     """A generation that one trial never reported counts once there is a later one."""
     stopper = make_stopper()
-    tell(stopper, 12, 1.0, 1.0, 1.0)
-    assert not tell(stopper, 17, 1.0, 1.0)
-    assert tell(stopper, 22, 1.0, 1.0)
-    assert not tell(make_stopper(), 12, 1.0, 1.0)
+    report(stopper, 12, 1.0, 1.0, 1.0)
+    assert not report(stopper, 17, 1.0, 1.0)
+    assert report(stopper, 22, 1.0, 1.0)
+    assert not report(make_stopper(), 12, 1.0, 1.0)
 
 
 def test_stopper_counts_a_generation_that_is_repeated_once():
     stopper = make_stopper()
     for _ in range(3):
-        assert not tell(stopper, 12, 1.0, 1.0, 1.0)
-    assert tell(stopper, 17, 1.0, 1.0, 1.0)
+        assert not report(stopper, 12, 1.0, 1.0, 1.0)
+    assert report(stopper, 17, 1.0, 1.0, 1.0)
 
 
 def test_stopper_with_diverged_trials():
     stopper = make_stopper()
-    assert not tell(stopper, 12, math.inf, 1.0, math.nan)
-    assert tell(stopper, 17, 1.0, math.inf, math.inf)
-    assert not tell(make_stopper(), 12, math.inf, math.inf, math.inf)
+    assert not report(stopper, 12, math.inf, 1.0, math.nan)
+    assert report(stopper, 17, 1.0, math.inf, math.inf)
+    assert not report(make_stopper(), 12, math.inf, math.inf, math.inf)
     lost = make_stopper()
-    tell(lost, 12, 1.0, 1.0, 1.0)
-    assert not tell(lost, 17, math.inf, math.inf, math.inf)
+    report(lost, 12, 1.0, 1.0, 1.0)
+    assert not report(lost, 17, math.inf, math.inf, math.inf)
 
 
 def test_stopper_where_higher_is_better():
     stopper = make_stopper(mode="max")
-    assert not tell(stopper, 12, 0.1, 0.2, 0.3)
-    assert not tell(stopper, 17, 0.1, 0.2, 0.4)
-    assert tell(stopper, 22, 0.1, 0.4, 0.2)
+    assert not report(stopper, 12, 0.1, 0.2, 0.3)
+    assert not report(stopper, 17, 0.1, 0.2, 0.4)
+    assert report(stopper, 22, 0.1, 0.4, 0.2)
 
 
 def test_stopper_has_the_published_defaults():

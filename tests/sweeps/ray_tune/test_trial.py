@@ -33,7 +33,7 @@ def temporary_folder(tmp_path, monkeypatch):
 
 @pytest.fixture
 def make_trial(data):
-    """Make trials as Ray does, in this process: ``make_trial({key: value}, word, setting=…)``."""
+    """Return a function that makes a trial as Ray does: ``make({key: value}, word, setting=…)``."""
     made = []
 
     def make(config=None, *words, name="pbt.yaml", **changes):
@@ -96,7 +96,8 @@ def edit(checkpoint, change):
 def test_another_trial_continues_exactly_like_the_first(make_trial, tmp_path):
     """A loser with the winner's checkpoint and hyperparameters continues exactly like the winner.
 
-    So does a trial that continues after an interruption, compared with one that trains in one go.
+    The same holds for a trial that continues after an interruption, compared with one that trains
+    without an interruption.
     """
     schedule = "model.lr_scheduler=true"
     config = {"seed": 5, "model.lr_init": 0.02, "model.dropout_rate": 0.3}
@@ -150,7 +151,7 @@ class LogsInEpochs(pl.Callback):
 
 
 def test_results_hold_metrics_that_are_not_of_every_epoch(make_trial):
-    """The metrics of the Neural Latents Benchmark, for example, are not."""
+    """The metrics of the Neural Latents Benchmark, for example, are not logged in every epoch."""
     callback = f"+callbacks.c={{_target_: {__name__}.LogsInEpochs, every: 3}}"
     trial = make_trial(None, callback, first=5, every=5)
     result = trial.train()
@@ -237,7 +238,7 @@ def test_a_lowered_learning_rate_keeps_its_ratio(make_trial, tmp_path):
     assert content["optimizer_states"][0]["param_groups"][0]["lr"] == 0.5e-3
     (scheduler,) = content["lr_schedulers"]
     assert (scheduler["factor"], scheduler["patience"], scheduler["min_lrs"]) == (0.7, 9, [1e-7])
-    # No epoch is better than 0.5: the count goes on.
+    # No epoch is better than 0.5, so the count continues.
     assert (scheduler["num_bad_epochs"], scheduler["best"]) == (4, 0.5)
 
 
@@ -296,7 +297,7 @@ def test_ends_at_the_last_epoch(make_trial):
 
 
 @pytest.mark.parametrize("limit", ["null", "-1"])
-def test_a_trial_without_a_last_epoch_goes_on(make_trial, limit):
+def test_a_trial_without_a_last_epoch_continues(make_trial, limit):
     result = make_trial(None, f"trainer.max_epochs={limit}").train()
     assert (result["cur_epoch"], result["done"]) == (2, False)
 
@@ -352,7 +353,7 @@ def test_a_better_model_replaces_the_best_one(make_trial, tmp_path):
     assert len(list(tmp_path.glob("again/**/*.ckpt"))) == 2
 
 
-def test_cleaning_up_spares_what_another_process_has_taken_over(make_trial, tmp_path):
+def test_cleaning_up_keeps_files_that_another_process_has_taken_over(make_trial, tmp_path):
     """Ray may start two processes for a trial, or end one when another has taken over."""
     first = make_trial()
     first.train()
@@ -406,7 +407,7 @@ def test_all_files_are_in_the_folder_of_the_trial(make_trial, tmp_path, monkeypa
 
 
 def test_a_process_that_lost_a_trial_does_not_clean_up_after_the_next(make_trial, tmp_path):
-    """Ray may end a process later than it starts the one that takes over."""
+    """Ray may start the process that takes over before it ends the earlier one."""
     first = make_trial()
     first.train()
     first.save(str(tmp_path / "saved"))
