@@ -86,6 +86,7 @@ def test_parts_of_your_own(trained, monkeypatch):
     (command,) = re.findall(r"<!-- run -->\n```sh\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
     execute(command, trained, "run_dir=own", *FAST)
     monkeypatch.syspath_prepend(str(trained))
+    monkeypatch.delitem(sys.modules, "my_parts", raising=False)  # that of another test
     path = trained / "own" / "lightning_checkpoints" / "last.ckpt"
     with pytest.raises(UserError, match=r"my_parts\..*trusted=\['my_parts'\]"):
         LFADS.load_from_checkpoint(path)
