@@ -21,10 +21,8 @@ from lfads_torch.published_checkpoints import InertObject, published_recipes
 from lfads_torch.recipes import TRUSTED, build, describe, find_class, is_within
 
 __all__ = [
-    "build",
     "check_modules",
     "constructor_arguments",
-    "describe",
     "describe_arguments",
     "describe_modules",
     "load_checkpoint",
@@ -158,7 +156,8 @@ def model_class(cls: type, checkpoint: Mapping[str, Any], trusted: Sequence[str]
         return cls
     package = saved.split(".")[0]
     remedy = (
-        f"call load_from_checkpoint of {saved.rpartition('.')[2]}, or pass trusted=[{package!r}]"
+        f"call load_from_checkpoint of {saved.rpartition('.')[2]}, or pass trusted=[{package!r}] "
+        f"(--trusted {package} of a command)"
     )
     if not is_within(saved.rpartition(".")[0], (*TRUSTED, *trusted)):
         raise UserError(
@@ -242,7 +241,10 @@ def restore_modules(
             reason = "whose constructor's arguments it does not hold"
         else:
             reason = "which is not rebuilt from a file by itself"
-            remedy = f"pass trusted=[{package!r}] if you trust that package, or {remedy}"
+            remedy = (
+                f"pass trusted=[{package!r}] (--trusted {package} of a command) if you trust that "
+                f"package, or {remedy}"
+            )
         try:
             made = build(recipe, path, trusted)
         except UserError:

@@ -27,6 +27,10 @@ class FileAccessError(UserError, OSError):
     """A file cannot be read, written or downloaded."""
 
 
+class UnavailableBackendError(UserError, RuntimeError):
+    """An implementation of the recurrences that was chosen by its name cannot run here."""
+
+
 class MissingPackageError(UserError, ImportError):
     """An optional package that is needed is not installed."""
 

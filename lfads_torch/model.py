@@ -18,7 +18,7 @@ from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
-from lfads_torch import checkpoints, checks, epoch_log, optimiser
+from lfads_torch import checkpoints, checks, epoch_log, optimiser, recipes
 from lfads_torch import recurrence as fused
 from lfads_torch.errors import UserError
 from lfads_torch.losses import LossTerms, ramp, reduce_recon
@@ -120,7 +120,8 @@ class LFADS(pl.LightningModule):
         Weights of the penalties.
     recurrence
         How the recurrences are run in everything that the model computes: ``auto``, ``torch``,
-        ``compiled`` or ``plain``, see :mod:`lfads_torch.recurrence`.
+        ``compiled`` or ``plain``, see :mod:`lfads_torch.recurrence`. A part that is called by
+        itself, as in ``model.decoder(…)``, follows :func:`lfads_torch.recurrence.using`.
     encoder, decoder
         Replacements for :class:`~lfads_torch.modules.encoder.Encoder` and
         :class:`~lfads_torch.modules.decoder.Decoder`: a class or a partial, which is called with
@@ -480,7 +481,7 @@ class LFADS(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add descriptions from which parts are rebuilt, and the state of the smoothed metric."""
-        checkpoint["lfads_parts"] = {name: checkpoints.describe(self._part(name)) for name in PARTS}
+        checkpoint["lfads_parts"] = {name: recipes.describe(self._part(name)) for name in PARTS}
         checkpoints.describe_arguments(checkpoint)
         checkpoint["lfads_modules"] = checkpoints.describe_modules(self)
         checkpoint["valid_recon_smth"] = self.valid_recon_smth.state_dict()

@@ -128,10 +128,11 @@ def build(recipe: Any, name: str, trusted: Sequence[str] = ()) -> Any:
     packages = (*TRUSTED, *trusted)
     module_name = target.rpartition(".")[0]
     if not is_within(module_name, packages):
+        package = module_name.split(".")[0]
         raise UserError(
             f"The checkpoint names {target} for {name}, which is not rebuilt from a file by "
-            f"itself: if you trust that package, pass trusted=[{module_name.split('.')[0]!r}], or "
-            f"{remedy}."
+            f"itself: if you trust that package, pass trusted=[{package!r}] (--trusted {package} "
+            f"of a command), or {remedy}."
         )
     cls = find_class(target)
     if cls is None or not is_within(cls.__module__, packages):

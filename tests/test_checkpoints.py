@@ -12,7 +12,7 @@ import pytorch_lightning as pl
 import torch
 from torch import nn
 
-from lfads_torch import checkpoints
+from lfads_torch import checkpoints, recipes
 from lfads_torch.datamodules import BasicDataModule
 from lfads_torch.errors import UserError
 from lfads_torch.model import LFADS, PARTS
@@ -44,7 +44,7 @@ def assert_same_model(a, b):
         assert torch.equal(x, y)
     assert [p.requires_grad for p in a.parameters()] == [p.requires_grad for p in b.parameters()]
     for name in PARTS:
-        assert checkpoints.describe(a._part(name)) == checkpoints.describe(b._part(name))
+        assert recipes.describe(a._part(name)) == recipes.describe(b._part(name))
 
 
 VARIANTS = {
@@ -126,7 +126,7 @@ def test_a_class_that_hides_its_arguments_must_be_passed(tmp_path):
 )
 def test_descriptions_build_nothing_else(target):
     with pytest.raises(ValueError, match="co_prior"):
-        checkpoints.build({"_target_": target, "_args_": ["touch x"]}, "co_prior")
+        recipes.build({"_target_": target, "_args_": ["touch x"]}, "co_prior")
 
 
 class Malicious:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from lfads_torch.errors import UserError
+from lfads_torch.errors import UnavailableBackendError, UserError
 from lfads_torch.recurrence.backend import Backend
 from lfads_torch.recurrence.compiled import CompiledBackend
 from lfads_torch.recurrence.pytorch import PyTorchBackend
@@ -64,7 +64,7 @@ def choose(*tensors: Tensor) -> Backend | None:
 
     Raises
     ------
-    RuntimeError
+    UnavailableBackendError
         If the implementation was chosen by its name and this machine cannot run it.
     """
     choice = _choice.get()
@@ -79,7 +79,7 @@ def choose(*tensors: Tensor) -> Backend | None:
         if reason is None:
             return backend
         if choice == backend.name:
-            raise RuntimeError(
+            raise UnavailableBackendError(
                 f"model.recurrence is {choice!r}, but the {choice} recurrences are not available: "
                 f"{reason}. Choose 'auto' or 'torch', or remove this cause."
             )

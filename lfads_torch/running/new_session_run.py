@@ -9,8 +9,8 @@ from omegaconf import DictConfig
 
 from lfads_torch.analysis.figures import plot_run
 from lfads_torch.analysis.scores import validation_scores
-from lfads_torch.checkpoints import describe
 from lfads_torch.model import LFADS
+from lfads_torch.recipes import describe
 from lfads_torch.running.compose import compose
 from lfads_torch.running.new_session import (
     ONE_SESSION_TARGETS,

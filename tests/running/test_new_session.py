@@ -13,7 +13,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import nn
 
-from lfads_torch import checkpoints
+from lfads_torch import recipes
 from lfads_torch.datamodules import BasicDataModule
 from lfads_torch.metrics import regional_bits_per_spike
 from lfads_torch.model import LFADS, PARTS
@@ -204,7 +204,7 @@ def test_the_options_of_training_are_kept_except_for_the_ramps(model, trained):
     for name, value in model.hparams.items():
         assert one.hparams[name] == (0 if name in ramps else value), name
     for part in set(PARTS) - {"readin", "readout", "reconstruction", "ic_prior", "co_prior"}:
-        assert checkpoints.describe(one._part(part)) == checkpoints.describe(model._part(part))
+        assert recipes.describe(one._part(part)) == recipes.describe(model._part(part))
     stack = AugmentationStack([CoordinatedDropout(0.7)], [0], [0])
     one = one_session_model(
         model, path, dropout_rate=0.6, lr_init=0.5, kl_increase_epoch=7, train_aug_stack=stack
@@ -328,7 +328,7 @@ def test_reconstructions(tmp_path):
     zig.scale.data += 1
     model = linear_model(reconstruction=[zig], readout=[FanInLinear(3, 15)])
     (recon,) = one_session_model(model, file).recon
-    assert checkpoints.describe(recon) == {**checkpoints.describe(zig), "recon_dim": 6}
+    assert recipes.describe(recon) == {**recipes.describe(zig), "recon_dim": 6}
     assert torch.equal(recon.scale.detach(), torch.full((2, 6), 4.0))
     larger = add_session(model, file, max_epochs=1)
     assert larger.readout[1].out_features == 18
@@ -423,7 +423,7 @@ def test_save_and_load(extended, tmp_path):
     assert_same_weights(loaded.state_dict(), larger.state_dict())
     assert dict(loaded.hparams) == dict(larger.hparams)
     for name in PARTS:
-        assert checkpoints.describe(loaded._part(name)) == checkpoints.describe(larger._part(name))
+        assert recipes.describe(loaded._part(name)) == recipes.describe(larger._part(name))
 
 
 def test_model_by_the_path_of_its_checkpoint(tiny_file, tmp_path):
