@@ -6,9 +6,9 @@ without an interruption.
 
 import json
 import os
+import shutil
 import subprocess
 import sys
-import tarfile
 from pathlib import Path
 
 import pytest
@@ -34,8 +34,7 @@ SCORES = {
 
 @pytest.fixture
 def sweep(tmp_path):
-    with tarfile.open(Path(__file__).parent / "data" / "interrupted_sweep.tar.xz") as archive:
-        archive.extractall(tmp_path, filter="data")
+    shutil.unpack_archive(Path(__file__).parent / "data" / "interrupted_sweep.tar.xz", tmp_path)
     return tmp_path / "sweep"
 
 
