@@ -306,6 +306,9 @@ CASES = {
 }  # fmt: skip
 
 
+BY_SCRIPTS = ("low_rank", "mlp_multisession")
+"""The cases that are run by the real scripts, of which each process takes seconds to start."""
+
 SHORT = ["callbacks=[checkpoint]", "logger=[csv]", "posterior_sampling.fn.num_samples=2"]
 
 
@@ -375,7 +378,7 @@ def logged(run_dir):
 def run(request, home):
     """Train a run of two epochs; return it with its overrides and the classes of its parts."""
     words_of, more, classes = CASES[request.param]
-    commands = Functions() if request.param == "all" else Scripts()
+    commands = Scripts() if request.param in BY_SCRIPTS else Functions()
     words = words_of(home, *more, *SHORT)
     run_dir = home / request.param
     commands.train([*words, "trainer.max_epochs=2"], run_dir)
