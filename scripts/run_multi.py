@@ -12,7 +12,7 @@ sweep.ray_address=auto, trainer.max_epochs=500 … (configs/sweep/base.yaml has 
 
 import sys
 
-from lfads_torch.cli.run_multi import main
+from lfads_torch.cli.run_sweep import main
 
 # ---------- OPTIONS: edit here, or override on the command line ----------
 CONFIG_PATH = None  # None: the packaged configs/multi.yaml; otherwise the path of your own file
@@ -32,4 +32,5 @@ OVERWRITE = False  # True: an existing RUN_DIR is renamed to RUN_DIR.1, not dele
 
 
 if __name__ == "__main__":
-    sys.exit(main(__doc__, __file__, CONFIG_PATH, OVERRIDES, SPACE, RUN_DIR, CONFIG_DIR, OVERWRITE))
+    options = CONFIG_PATH, OVERRIDES, SPACE, RUN_DIR, CONFIG_DIR, OVERWRITE
+    sys.exit(main("multi.yaml", __doc__, __file__, *options))

@@ -1,4 +1,4 @@
-"""The command of ``scripts/run_multi.py``: a random search, started or resumed."""
+"""The command of ``scripts/run_multi.py`` and ``run_pbt.py``: a sweep, started or resumed."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -9,6 +9,7 @@ from lfads_torch.cli.run_options import parse_run, start_or_resume
 
 
 def main(
+    packaged_config: str,
     description: str | None,
     script: str | Path,
     config_path: str | Path | None = None,
@@ -23,13 +24,15 @@ def main(
 
     Parameters
     ----------
+    packaged_config
+        The packaged configuration of the script, ``multi.yaml`` or ``pbt.yaml``.
     description
         The text of ``--help``.
     script
         The file that is copied into the folder of the sweep.
     config_path, overrides, space, run_dir, config_dir, overwrite
         The options that the script sets, see :func:`lfads_torch.sweeps.search.run_sweep`; the
-        command line overrides them. By default the packaged ``multi.yaml`` is used.
+        command line overrides them. By default ``packaged_config`` is used.
     words
         The arguments of the command line; by default those with which the script was called.
     """
@@ -41,7 +44,7 @@ def main(
 
     return start_or_resume(
         args,
-        partial(run_sweep, config_path=packaged_configs() / "multi.yaml"),
+        partial(run_sweep, config_path=packaged_configs() / packaged_config),
         resume_sweep,
         overrides or {},
         run_dir,
